@@ -1,0 +1,142 @@
+"""L1: the frozen, fast copy of f_b. Everything that is done for speed is done here and nowhere else."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import operator
+from collections import Counter
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.optimization import fuse
+from torch.nn import functional as F
+
+logger = logging.getLogger(__name__)
+
+_RELU_FUNCTIONS = (F.relu, torch.relu)
+_POOL_FUNCTIONS = (F.max_pool2d, torch.max_pool2d)
+
+
+class FrozenModel(nn.Module):
+    """f_b, fixed for ever: a copy in eval mode (whatever ``train()`` is called) without parameter gradients.
+
+    Args:
+        model: any nn.Module, images (n, C, H, W) to logits (n, K), in float32 or float64. It is copied, never changed.
+        optimise: fold batch norm into convolutions, move ReLU behind max pooling (same value and gradient, a quarter of
+            the elements) and use channels_last. Where that can't be done (a model that torch.fx can't trace, say), a
+            plain copy serves; ``optimised`` tells which.
+
+    Raises:
+        TypeError: if ``model`` is not an nn.Module.
+        ValueError: if it has parameters in half precision: sign(u) of a rounded gradient is another transformation.
+
+    Example:
+        >>> frozen = FrozenModel(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(10)))
+        Traceback (most recent call last):
+        ...
+        ValueError: f_b has lazy parameters: run it once on an image before it is frozen
+    """
+
+    def __init__(self, model: nn.Module, *, optimise: bool = True) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"expected f_b to be a torch.nn.Module, got {type(model).__name__}")
+        _check_parameters(model)
+        plain = copy.deepcopy(model).eval().requires_grad_(False)
+        fast = _optimised(plain) if optimise else None
+        self.optimised = fast is not None
+        self.net = plain if fast is None else fast
+        self.memory_format = torch.channels_last if self.optimised else torch.contiguous_format
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        return logits
+
+    def train(self, mode: bool = True) -> FrozenModel:
+        """Stay in eval mode: hosts (torchattacks) put whole models back into train mode."""
+        super().train(False)
+        return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that LL-PGD computes in."""
+        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Where LL-PGD computes."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+
+def freeze(model: nn.Module) -> FrozenModel:
+    """A :class:`FrozenModel` of ``model``; one that is frozen already is shared, not copied."""
+    return model if isinstance(model, FrozenModel) else FrozenModel(model)
+
+
+def default_batch_size(device: torch.device) -> int:
+    """Images that are transformed at a time: on a CPU what keeps the Table 4 net's activations near the cache."""
+    return 32 if device.type == "cpu" else 512
+
+
+def _check_parameters(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError("f_b has lazy parameters: run it once on an image before it is frozen")
+        if parameter.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"expected f_b in float32 or float64, but {name} is {parameter.dtype}: call .float() first"
+            )
+
+
+def _optimised(plain: nn.Module) -> nn.Module | None:
+    """The folded, traced, channels_last copy, or ``None`` where it can't be made. ``plain`` is left as it is."""
+    try:
+        traced = fx.symbolic_trace(copy.deepcopy(plain))
+        if not _layers_run_once(traced):
+            return None
+        # "fuse" leaves batch norm alone where the convolution's output is used elsewhere too
+        folded = fuse(traced, inplace=True, no_trace=True)
+        if isinstance(folded, fx.GraphModule):
+            _relu_behind_pool(folded)
+        return folded.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    except Exception as error:  # tracing runs the user's own code: whatever it raises, the plain copy still serves
+        logger.info("f_b can't be optimised (%s: %s); using a plain frozen copy", type(error).__name__, error)
+        return None
+
+
+def _layers_run_once(traced: fx.GraphModule) -> bool:
+    """Whether no layer is called twice: folding batch norm into a shared convolution would change its other call."""
+    calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
+    return all(count == 1 for count in calls.values())
+
+
+def _relu_behind_pool(traced: fx.GraphModule) -> None:
+    """pool(relu(v)) -> relu(pool(v)): max pooling picks the same element, and ReLU runs on a quarter of them."""
+    modules = dict(traced.named_modules())
+    for pool in list(traced.graph.nodes):
+        if not _is(pool, modules, nn.MaxPool2d, _POOL_FUNCTIONS) or _returns_indices(pool):
+            continue
+        relu = pool.args[0] if pool.args else None
+        if not (isinstance(relu, fx.Node) and _is(relu, modules, nn.ReLU, _RELU_FUNCTIONS)):
+            continue
+        before = relu.args[0]
+        # an in-place ReLU also changes what other users of its input see, so both must have no other user
+        if not isinstance(before, fx.Node) or len(relu.users) != 1 or len(before.users) != 1:
+            continue
+        pool.replace_input_with(relu, before)
+        pool.replace_all_uses_with(relu)
+        relu.replace_input_with(before, pool)
+        pool.append(relu)
+    traced.graph.lint()
+    traced.recompile()
+
+
+def _is(node: fx.Node, modules: dict[str, nn.Module], kind: type[nn.Module], functions: tuple[object, ...]) -> bool:
+    if node.op == "call_module":
+        return type(modules[str(node.target)]) is kind
+    return node.op == "call_function" and node.target in functions
+
+
+def _returns_indices(pool: fx.Node) -> bool:
+    return any(user.target is operator.getitem for user in pool.users)
