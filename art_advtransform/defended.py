@@ -1,0 +1,169 @@
+"""L3: DefendedModel, f_a(g(x)) as one nn.Module: what every host attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from art_advtransform.backward import GradientEstimator
+from art_advtransform.config import check_count
+from art_advtransform.layer import LLPGDTransform, check_images
+from art_advtransform.transform import random_start
+
+EotAverage = Literal["logits", "probabilities"]
+
+
+@dataclass
+class Queries:
+    """Passes through the whole model, counted image by image and draw by draw.
+
+    Attributes:
+        forward: evaluations of f_a(g(.)) of a single image and draw.
+        backward: those that were differentiated.
+    """
+
+    forward: int = 0
+    backward: int = 0
+
+    def reset(self) -> None:
+        """Count from zero again."""
+        self.forward = self.backward = 0
+
+
+class DefendedModel(nn.Module):
+    """x -> logits of f_a(g(x)), averaged over ``eot_samples`` draws of g; shape-preserving.
+
+    In eval mode f_a's parameters count as constants: an attacker's ``backward()`` leaves no ``.grad`` on them and spends no
+    time on it. In train mode they are differentiated as usual. Images are cast to f_a's precision (ART's decision-based
+    attacks promote theirs to float64).
+
+    Args:
+        classifier: f_a, nn.Module, images (n, C, H, W) in [0, 1] to logits (n, K); normalisation belongs inside it.
+        transform: g, or ``None`` for no defence (g = identity), so that both kinds go through the same code.
+        eot_samples: draws of D for every image and call.
+        eot_average: ``"logits"``: mean logits; ``"probabilities"``: log of the mean probabilities.
+
+    Raises:
+        TypeError, ValueError: for a bad option, and from ``forward`` for bad images.
+
+    Example:
+        >>> f_a = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+        >>> model = DefendedModel(f_a, LLPGDTransform(f_a), eot_samples=4).eval()
+        >>> model(torch.rand(5, 3, 2, 2)).shape
+        torch.Size([5, 3])
+        >>> model.queries
+        Queries(forward=20, backward=0)
+        >>> x = torch.rand(2, 3, 2, 2)
+        >>> with model.frozen(seed=0):
+        ...     torch.equal(model(x), model(x))
+        True
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        transform: LLPGDTransform | None,
+        *,
+        eot_samples: int = 1,
+        eot_average: EotAverage = "logits",
+    ) -> None:
+        super().__init__()
+        if not isinstance(classifier, nn.Module):
+            raise TypeError(f"expected classifier to be a torch.nn.Module, got {type(classifier).__name__}")
+        if transform is not None and not isinstance(transform, LLPGDTransform):
+            raise TypeError(f"expected transform to be an LLPGDTransform or None, got {type(transform).__name__}")
+        check_count("eot_samples", eot_samples)
+        if eot_average not in get_args(EotAverage):
+            raise ValueError(f"unknown eot_average {eot_average!r}; known: {', '.join(get_args(EotAverage))}")
+        self.classifier = classifier
+        self.transform = transform
+        self.eot_samples = eot_samples
+        self.eot_average: EotAverage = eot_average
+        self.queries = Queries()
+        self._frozen_seed: int | None = None
+        self.train(classifier.training)
+
+    @property
+    def randomized(self) -> bool:
+        """Whether two calls on the same image may differ."""
+        drawn = self.transform is not None and self.transform.config.random_start
+        return drawn and self._frozen_seed is None
+
+    def view(
+        self,
+        *,
+        gradient: str | GradientEstimator | None = None,
+        eot_samples: int = 1,
+        eot_average: EotAverage = "logits",
+        generator: torch.Generator | None = None,
+    ) -> DefendedModel:
+        """The same networks as an attacker sees them: own backward rule, own EOT, own draws, own query count."""
+        transform = self.transform
+        if transform is not None:
+            transform = transform.with_gradient(gradient or transform.gradient, generator)
+        # without randomness every draw is the same one
+        draws = eot_samples if self.randomized else 1
+        return DefendedModel(self.classifier, transform, eot_samples=draws, eot_average=eot_average)
+
+    @contextmanager
+    def frozen(self, seed: int) -> Iterator[DefendedModel]:
+        """A context in which D is fixed: the same for every image and call, so that the map is deterministic.
+
+        With ``eot_samples`` > 1 the draws are D_1 .. D_S, all fixed. For attacks that assume a deterministic model.
+
+        Args:
+            seed: which D; the same seed gives the same D for images of the same shape.
+        """
+        before, self._frozen_seed = self._frozen_seed, seed
+        try:
+            yield self
+        finally:
+            self._frozen_seed = before
+
+    def forward(self, x: Tensor, start: Tensor | None = None) -> Tensor:
+        """Logits (n, K) of f_a(g(x)); with ``start`` = D, shape of ``x``, those of the one given draw."""
+        check_images(x)
+        if start is not None and (self.transform is None or self.eot_samples > 1):
+            raise ValueError("expected no start: it needs a transform and eot_samples=1")
+        n, draws = len(x), 1 if self.transform is None else self.eot_samples
+        repeated = x.to(self._dtype()).repeat_interleave(draws, dim=0)
+        logits = self._classify(self._transformed(repeated, n, start))
+        self.queries.forward += n * draws
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)
+        return self._average(logits.view(n, draws, -1)) if draws > 1 else logits
+
+    def _transformed(self, repeated: Tensor, n: int, start: Tensor | None) -> Tensor:
+        if self.transform is None:
+            return repeated
+        if start is None and self._frozen_seed is not None and self.transform.config.random_start:
+            # one D per draw, the same for every image; repeat_interleave put an image's draws side by side
+            generator = torch.Generator().manual_seed(self._frozen_seed)
+            fixed = torch.empty(self.eot_samples, *repeated.shape[1:], dtype=repeated.dtype)
+            start = random_start(fixed, self.transform.config.eps, generator).to(repeated.device).repeat(n, 1, 1, 1)
+        transformed: Tensor = self.transform(repeated, start)
+        return transformed
+
+    def _classify(self, x: Tensor) -> Tensor:
+        if self.training:
+            logits: Tensor = self.classifier(x)
+            return logits
+        constants = {name: p.detach() for name, p in self.classifier.named_parameters()}
+        logits = torch.func.functional_call(self.classifier, constants, (x,))
+        return logits
+
+    def _average(self, logits: Tensor) -> Tensor:
+        if self.eot_average == "logits":
+            return logits.mean(1)
+        return logits.log_softmax(2).logsumexp(1) - torch.tensor(float(self.eot_samples)).log().to(logits)
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.queries.backward += len(gradient)
+
+    def _dtype(self) -> torch.dtype:
+        return next((p.dtype for p in self.classifier.parameters() if p.is_floating_point()), torch.float32)
