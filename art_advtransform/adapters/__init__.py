@@ -1,0 +1,1 @@
+"""L4: the hosts. One file each, translation only."""
