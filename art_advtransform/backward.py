@@ -81,12 +81,3 @@ def attach(rule: GradientEstimator, x: Tensor, value: Tensor, draw: Draw) -> Ten
     """``value`` = g(x), as a differentiable function of ``x`` whose backward is ``rule``."""
     result: Tensor = _ExactValue.apply(x, value, rule, draw)
     return result
-
-
-def private_generator(generator: torch.Generator | None, device: torch.device | str = "cpu") -> torch.Generator:
-    """``generator`` itself, or a new one seeded by the operating system: global random state is neither read nor moved."""
-    if generator is not None:
-        return generator
-    fresh = torch.Generator(device=device)
-    fresh.seed()
-    return fresh

@@ -21,8 +21,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from art_advtransform.backward import Draw, GradientEstimator, private_generator
+from art_advtransform.backward import Draw, GradientEstimator
 from art_advtransform.config import check_count, check_positive
+from art_advtransform.randomness import private_generator
 from art_advtransform.unrolled import Autodiff, Softsign, Tanh
 
 GRADIENTS: dict[str, type[GradientEstimator]] = {"autodiff": Autodiff, "softsign": Softsign, "tanh": Tanh}

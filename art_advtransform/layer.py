@@ -7,10 +7,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from art_advtransform.backward import Draw, GradientEstimator, attach, private_generator
+from art_advtransform.backward import Draw, GradientEstimator, attach
 from art_advtransform.config import TransformConfig, check_count
 from art_advtransform.frozen import FrozenModel, default_batch_size, freeze
 from art_advtransform.gradients import resolve_gradient
+from art_advtransform.randomness import private_generator
 from art_advtransform.transform import ll_pgd, random_start, target_class
 
 

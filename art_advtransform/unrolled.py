@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class _Mask(torch.autograd.Function):
     """P_x with the derivative of eq. 5: 1 in z where the point is inside the ball, 0 outside, and none in the centre x."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, z: Tensor, x: Tensor, config: TransformConfig) -> Tensor:
+    def forward(ctx: Any, z: Tensor, x: Tensor, config: TransformConfig) -> Tensor:
         projected = project(z, x, config)
         inside = (z - x).abs() <= config.eps
         if config.clip_values is not None:
@@ -31,9 +31,7 @@ class _Mask(torch.autograd.Function):
         return projected
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx, v: Tensor
-    ) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None]:
         (inside,) = ctx.saved_tensors
         return v * inside, None, None
 

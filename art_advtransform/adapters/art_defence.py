@@ -10,10 +10,11 @@ import torch
 from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from torch import Tensor, nn
 
-from art_advtransform.backward import GradientEstimator, private_generator
+from art_advtransform.backward import GradientEstimator
 from art_advtransform.config import Objective, TransformConfig, check_count
 from art_advtransform.frozen import freeze
 from art_advtransform.layer import LLPGDTransform, check_images
+from art_advtransform.randomness import private_generator
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

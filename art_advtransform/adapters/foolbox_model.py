@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from foolbox import PyTorchModel
+from foolbox.models.pytorch import PyTorchModel
 from torch import Tensor, nn
 
 from art_advtransform.defended import DefendedModel
@@ -38,7 +38,7 @@ class FoolboxDefendedModel(PyTorchModel):
         TypeError, ValueError: as :class:`DefendedModel`.
 
     Example:
-        >>> import foolbox
+        >>> import foolbox, torch
         >>> f_a = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval()
         >>> model = FoolboxDefendedModel(f_a, LLPGDTransform(f_a))
         >>> x, y = torch.rand(5, 3, 2, 2), torch.zeros(5, dtype=torch.long)
