@@ -74,9 +74,15 @@ def freeze(model: nn.Module) -> FrozenModel:
     return model if isinstance(model, FrozenModel) else FrozenModel(model)
 
 
-def default_batch_size(device: torch.device) -> int:
-    """Images that are transformed at a time: on a CPU what keeps the Table 4 net's activations near the cache."""
-    return 32 if device.type == "cpu" else 512
+def default_batch_size(x: Tensor) -> int:
+    """Images like ``x`` (n, C, H, W) that are transformed at a time.
+
+    On a CPU what keeps the Table 4 net's activations near the cache, 32 images of 32x32, and as many pixels of other sizes:
+    for 8x8 digits chunks of 512 were 3.9 times as fast as chunks of 32 (7353 against 1879 images a second).
+    """
+    if x.device.type != "cpu":
+        return 512
+    return min(max(32 * 32 * 32 // (x.shape[2] * x.shape[3]), 16), 512)
 
 
 def _check_parameters(model: nn.Module) -> None:

@@ -104,7 +104,7 @@ class LLPGDTransform(nn.Module):
     def _transform(self, x: Tensor, start: Tensor | None) -> Tensor:
         z = x.to(device=self.model.device, dtype=self.model.dtype)
         start = self.draw_start(z) if start is None else start.to(z)
-        size = self.batch_size or default_batch_size(z.device)
+        size = self.batch_size or default_batch_size(z)
         chunk = partial(self._transform_chunk, size=size, differentiate=torch.is_grad_enabled() and x.requires_grad)
         g = torch.cat([chunk(*pair) for pair in zip(z.split(size), start.split(size), strict=True)])
         g = g.to(device=x.device, dtype=x.dtype)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ class Net:
         role: what it is trained on: clean images, PGD examples, or g(x) with fresh draws.
         recipe: how it is optimised.
         about: a line for the card.
-        threat: budget of the PGD examples.
+        threat: budget of the PGD examples; needed by that role alone.
         f_b: name of the net that g works on; it must be trained before.
     """
 
@@ -46,11 +46,11 @@ class Net:
     role: Role
     recipe: Recipe
     about: str
-    threat: ThreatModel = field(default_factory=ThreatModel)
+    threat: ThreatModel | None = None
     f_b: str = "f_b-adversarial"
 
 
-# Digits have 16 grey levels; at two of them an undefended net falls to a few per cent, at the usual 8/255 it hardly moves.
+# Digits have 16 grey levels; at two of them an undefended net falls to a few per cent, at the usual 8/255 to 89.
 DIGITS_THREAT = ThreatModel(eps=2 / 16)
 
 # The budget of every data set, for training f_b and for attacks.
@@ -148,7 +148,7 @@ def _train_net(dataset: str, net: Net, train: ImageSet, test: ImageSet, folder: 
 def _loss(net: Net, transform: LLPGDTransform | None) -> Loss:
     if transform is not None:
         return defended_loss(transform)
-    return adversarial_loss(net.threat) if net.role == "adversarial" else plain_loss
+    return plain_loss if net.threat is None else adversarial_loss(net.threat)
 
 
 def _transform(net: Net, folder: Path, dataset: str) -> LLPGDTransform:

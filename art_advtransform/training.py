@@ -194,7 +194,7 @@ def fit(
     if len(data) < recipe.batch_size:
         raise ValueError(f"expected at least batch_size={recipe.batch_size} images, got {len(data)}")
     accelerator = Accelerator()
-    model.to(device=accelerator.device, memory_format=torch.channels_last)
+    model.to(accelerator.device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )

@@ -1,0 +1,91 @@
+"""L5: query-based attacks of Foolbox: HopSkipJump (decisions) and GenAttack (scores)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from art_advtransform.attacks.base import Attack, Target
+from art_advtransform.defended import DefendedModel
+from art_advtransform.randomness import derived_seed, global_seed
+
+
+def hop_skip_jump(steps: int = 8, initial_gradient_eval_steps: int = 50, max_gradient_eval_steps: int = 200) -> Attack:
+    """HopSkipJump (Chen et al. 2020, arXiv 1904.02144) with the L-inf distance.
+
+    It assumes a deterministic model, so that the draw of D is frozen while it runs. It starts from other images, blended
+    until they are as near as the decision allows; where the result is outside the budget it is projected. A replication of
+    the paper's attack rather than evidence: nothing ties the frozen draw to those that are scored.
+    """
+
+    def run(target: Target) -> Tensor:
+        from foolbox.attacks.hop_skip_jump import HopSkipJumpAttack
+
+        attack = HopSkipJumpAttack(
+            steps=steps,
+            initial_gradient_eval_steps=initial_gradient_eval_steps,
+            max_gradient_eval_steps=max_gradient_eval_steps,
+            constraint="linf",
+        )
+        view = target.view()
+        with view.frozen(derived_seed(target.seed)), global_seed(target.global_seed):
+            chosen, starts = _starting_points(view, target)
+            attacked = target.x.clone()
+            if len(chosen):
+                images, labels = target.x[chosen], target.y[chosen]
+                raw, _, _ = attack(_foolbox_model(view, target), images, labels, epsilons=None, starting_points=starts)
+                attacked[chosen] = raw.to(attacked)
+        return attacked
+
+    return Attack(f"HopSkipJump: {steps} steps, frozen draw", run, "black box", "foolbox")
+
+
+def gen_attack(steps: int = 100, population: int = 10) -> Attack:
+    """GenAttack (Alzantot et al. 2019, arXiv 1805.11090) towards the class that the model finds second most likely."""
+
+    def run(target: Target) -> Tensor:
+        from foolbox.attacks.gen_attack import GenAttack
+        from foolbox.criteria import TargetedMisclassification
+
+        attack = GenAttack(steps=steps, population=population)
+        view = target.view()
+        criterion = TargetedMisclassification(_runner_up(target))
+        with global_seed(target.global_seed):
+            _, attacked, _ = attack(_foolbox_model(view, target), target.x, criterion, epsilons=target.threat.eps)
+        return torch.as_tensor(attacked)
+
+    return Attack(f"GenAttack: {steps} steps, population {population}", run, "black box", "foolbox")
+
+
+def _foolbox_model(view: DefendedModel, target: Target) -> Any:
+    from art_advtransform.adapters.foolbox_model import FoolboxDefendedModel
+
+    return FoolboxDefendedModel(view, None, bounds=target.threat.clip_values, device=target.x.device)
+
+
+def _starting_points(view: DefendedModel, target: Target) -> tuple[Tensor, Tensor]:
+    """Indices of the images that have a start, and that start: one of the others that isn't taken for the image's class.
+
+    Foolbox refuses starts that aren't adversarial, and looks at them within this very batch.
+    """
+    pool = target.x if target.others is None else target.others
+    with torch.no_grad():
+        taken_for = view(pool).argmax(1)
+    starts = torch.empty_like(target.x)
+    found = torch.zeros(len(target.x), dtype=torch.bool, device=target.x.device)
+    for i, label in enumerate(target.y):
+        candidates = torch.nonzero(taken_for != label).flatten()
+        if len(candidates):
+            pick = int(torch.randint(len(candidates), (1,), generator=target.generator(i)))
+            starts[i], found[i] = pool[candidates[pick]], True
+    chosen = torch.nonzero(found).flatten()
+    return chosen, starts[chosen]
+
+
+def _runner_up(target: Target, draws: int = 10) -> Tensor:
+    """The most likely wrong class by mean logits."""
+    with torch.no_grad():
+        logits: Tensor = target.view(eot_samples=draws)(target.x)
+    return logits.scatter(1, target.y[:, None], -torch.inf).argmax(1)

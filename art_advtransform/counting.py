@@ -1,0 +1,148 @@
+"""L6: counting for a randomised model: predictions over keyed draws, and what is read off them.
+
+Draw k of image i depends on (seed, purpose, i, k) alone: not on the batch, nor on how many draws are made, nor on which attack is
+counted, so that attacks are compared on common draws. Draws that choose (``SELECTION``) never score (``SCORING``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import bootstrap
+from torch import Tensor
+
+from art_advtransform.defended import DefendedModel
+from art_advtransform.randomness import keyed_generator
+from art_advtransform.transform import random_start
+
+SELECTION, SCORING = 0, 1
+DRAWS_FOR_ANY = 10
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A share of images with its 95 % bootstrap interval over images; all in [0, 1]."""
+
+    value: float
+    low: float
+    high: float
+
+
+def predictions(
+    defended: DefendedModel,
+    x: Tensor,
+    nb_draws: int,
+    seed: int,
+    purpose: int,
+    first_index: int = 0,
+    batch_size: int = 512,
+) -> Tensor:
+    """Predicted classes over fresh draws.
+
+    Args:
+        defended: f_a(g(.)); where it is not randomised, its one prediction stands for every draw.
+        x: images (n, C, H, W).
+        nb_draws: draws for each image.
+        seed: of the evaluation.
+        purpose: ``SELECTION`` or ``SCORING``: disjoint draws.
+        first_index: number of the first image in the whole evaluation.
+        batch_size: images and draws that f_a sees at a time.
+
+    Returns:
+        Classes (n, nb_draws), int64.
+    """
+    model = defended.view().eval()
+    with torch.no_grad():
+        if not model.randomized or model.transform is None:
+            only: Tensor = model(x).argmax(1, keepdim=True)
+            return only.expand(-1, nb_draws).clone()
+        shape, eps = x.shape[1:], model.transform.config.eps
+        like = torch.empty(shape, dtype=model.transform.model.dtype)
+        classes = []
+        for i, image in enumerate(x, start=first_index):
+            generator = keyed_generator(seed, purpose, i)
+            starts = torch.stack([random_start(like, eps, generator) for _ in range(nb_draws)]).to(x.device)
+            parts = [model(image.expand(len(part), *shape), part).argmax(1) for part in starts.split(batch_size)]
+            classes.append(torch.cat(parts))
+    return torch.stack(classes) if classes else torch.empty(0, nb_draws, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Count:
+    """What the predictions (n, K) of n images over K draws say.
+
+    Attributes:
+        mean: expected accuracy of one prediction: the headline, comparable with the paper's.
+        majority: accuracy of the vote of all K draws.
+        any: share of images that are right in every one of the first 10 draws.
+        per_image: share of draws that are right, for each image, shape (n,).
+        nb_draws: K.
+    """
+
+    mean: Interval
+    majority: Interval
+    any: Interval
+    per_image: Tensor
+    nb_draws: int
+
+
+def count(predicted: Tensor, y: Tensor, seed: int = 0) -> Count:
+    """Count predictions (n, K) against labels (n,).
+
+    Raises:
+        ValueError: if there are no images.
+    """
+    if len(predicted) == 0:
+        raise ValueError("expected at least one image to count")
+    right = predicted == y[:, None]
+    vote = predicted.mode(1).values == y
+    per_image = right.double().mean(1)
+    return Count(
+        interval(per_image, seed),
+        interval(vote.double(), seed),
+        interval(right[:, :DRAWS_FOR_ANY].all(1).double(), seed),
+        per_image,
+        predicted.shape[1],
+    )
+
+
+def interval(per_image: Tensor, seed: int = 0) -> Interval:
+    """Mean over images with the 95 % percentile bootstrap interval (scipy, 9,999 resamples of the images).
+
+    Example:
+        >>> interval(torch.tensor([1.0, 1.0, 1.0]))
+        Interval(value=1.0, low=1.0, high=1.0)
+    """
+    values = per_image.double().cpu().numpy()
+    if len(values) < 2 or values.min() == values.max():
+        # resampling equal values can't vary: scipy would warn of a degenerate distribution
+        value = float(values.mean())
+        return Interval(value, value, value)
+    drawn = bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=9999,
+        confidence_level=0.95,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = drawn.confidence_interval
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def choose(x_by_attack: list[Tensor], score: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Per image, the attacked version that the model gets right least often.
+
+    Args:
+        x_by_attack: attacked images, each (n, C, H, W); of equals the first is chosen.
+        score: share of right selection draws for each image, (n, C, H, W) to (n,).
+
+    Returns:
+        The chosen images (n, C, H, W), and which entry each comes from, shape (n,).
+    """
+    scores = torch.stack([score(x) for x in x_by_attack])
+    best = scores.argmin(0)
+    return torch.stack(x_by_attack)[best, torch.arange(len(best))], best
