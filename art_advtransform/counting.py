@@ -6,7 +6,6 @@ counted, so that attacks are compared on common draws. Draws that choose (``SELE
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,16 +132,13 @@ def interval(per_image: Tensor, seed: int = 0) -> Interval:
     return Interval(float(values.mean()), float(low), float(high))
 
 
-def choose(x_by_attack: list[Tensor], score: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Per image, the attacked version that the model gets right least often.
+def choose(right: Tensor) -> Tensor:
+    """Per image, the attack whose result is right least often.
 
     Args:
-        x_by_attack: attacked images, each (n, C, H, W); of equals the first is chosen.
-        score: share of right selection draws for each image, (n, C, H, W) to (n,).
+        right: share of right selection draws, by attack and image, shape (attacks, n).
 
     Returns:
-        The chosen images (n, C, H, W), and which entry each comes from, shape (n,).
+        Number of the attack, shape (n,); of equals the first.
     """
-    scores = torch.stack([score(x) for x in x_by_attack])
-    best = scores.argmin(0)
-    return torch.stack(x_by_attack)[best, torch.arange(len(best))], best
+    return right.argmin(0)

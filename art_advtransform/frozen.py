@@ -48,6 +48,7 @@ class FrozenModel(nn.Module):
         self.optimised = fast is not None
         self.net = plain if fast is None else fast
         self.memory_format = torch.channels_last if self.optimised else torch.contiguous_format
+        self.train(False)  # an nn.Module is born in train mode
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.net(x)

@@ -39,7 +39,8 @@ def hop_skip_jump(steps: int = 8, initial_gradient_eval_steps: int = 50, max_gra
                 attacked[chosen] = raw.to(attacked)
         return attacked
 
-    return Attack(f"HopSkipJump: {steps} steps, frozen draw", run, "black box", "foolbox")
+    queries = f"{initial_gradient_eval_steps} to {max_gradient_eval_steps} queries"
+    return Attack(f"HopSkipJump: {steps} steps of {queries}, frozen draw", run, "black box", "foolbox")
 
 
 def gen_attack(steps: int = 100, population: int = 10) -> Attack:
