@@ -133,12 +133,17 @@ def interval(per_image: Tensor, seed: int = 0) -> Interval:
 
 
 def choose(right: Tensor) -> Tensor:
-    """Per image, the attack whose result is right least often.
+    """Per image, the attack whose result is right least often; of equals the one that is strongest over all images.
 
     Args:
         right: share of right selection draws, by attack and image, shape (attacks, n).
 
     Returns:
-        Number of the attack, shape (n,); of equals the first.
+        Number of the attack, shape (n,).
+
+    Example:
+        >>> choose(torch.tensor([[0.0, 0.5, 1.0], [0.0, 0.6, 0.0]]))
+        tensor([1, 0, 1])
     """
-    return right.argmin(0)
+    strongest_first = right.mean(1).argsort(stable=True)
+    return strongest_first[right[strongest_first].argmin(0)]

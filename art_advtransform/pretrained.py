@@ -96,6 +96,16 @@ def load_pretrained(name: str | os.PathLike[str], device: torch.device | str = "
     return model.to(device).eval()
 
 
+def load_network(spec: str, device: torch.device | str = "cpu") -> nn.Module:
+    """:func:`load_pretrained`, or :func:`load_reference_checkpoint` for ``"reference:<file>"``.
+
+    Raises:
+        FileNotFoundError, ValueError: as they do.
+    """
+    kind, _, path = spec.partition(":")
+    return load_reference_checkpoint(path, device) if kind == "reference" else load_pretrained(spec, device)
+
+
 def load_reference_checkpoint(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> SmallVGG:
     """f_b as the paper's authors released it (64 channels in the third block), in eval mode.
 

@@ -79,9 +79,9 @@ class AdversarialTransform(PreprocessorPyTorch):  # type: ignore[misc]
         )
 
     def forward(self, x: Tensor, y: Any = None) -> tuple[Tensor, Any]:
-        """(g(x), y); decision-based attacks of ART promote images to float64, which are brought back to f_b's type."""
+        """(g(x), y), float32 as all of ART's arrays: its decision-based attacks promote images to float64."""
         check_images(x)
-        return self.transform(x.to(self.model.dtype)), y
+        return self.transform(x.float()), y
 
     def __call__(self, x: Array, y: Any = None) -> tuple[Array, Any]:
         """The numpy route; the draw is remembered, so that :meth:`estimate_gradient` differentiates the same one."""

@@ -1,0 +1,210 @@
+"""L8: art-advtransform train | evaluate | report | show."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from art_advtransform.records import Evaluation
+
+app = typer.Typer(
+    help="Adversarial transformation (Xiao & Zheng 2020): train nets, attack them, look at g(x).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+Dataset = Annotated[str, typer.Option(help="digits, cifar10, tiny_imagenet or fashion_mnist.")]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder with the data; default: $ART_ADVTRANSFORM_DATA, else ./data.")
+]
+Download = Annotated[bool, typer.Option(help="Let torchvision fetch missing data (CIFAR-10, Fashion-MNIST).")]
+Seed = Annotated[int, typer.Option(help="Of every draw.")]
+FB = Annotated[
+    str | None, typer.Option("--f-b", help="f_b: a bundled name, a folder, or reference:<the authors' checkpoint>.")
+]
+
+
+@app.command()
+def train(
+    dataset: Dataset = "digits",
+    net: Annotated[list[str] | None, typer.Option(help="Only this net (may be repeated); default: all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the nets; default: runs/train-<dataset>.")] = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+) -> None:
+    """Train f_b, f_a (defended and undefended) and a surrogate; goes on where it was interrupted."""
+    from art_advtransform.datasets import load_dataset
+    from art_advtransform.pretrained import read_card
+    from art_advtransform.recipes import train_nets
+
+    out = Path(f"runs/train-{dataset}") if out is None else out
+    images = [load_dataset(dataset, split, data_root, download=download) for split in ("train", "test")]
+    with _bars() as bars:
+        folders = train_nets(dataset, images[0], images[1], out, net, partial(_epoch_bar, bars))
+    for name, folder in folders.items():
+        card = read_card(folder)
+        console.print(f"{name}: test accuracy {100 * card['test_accuracy']:.1f} %, {card['draws']} draws, {folder}")
+
+
+@app.command()
+def evaluate(
+    dataset: Dataset = "digits",
+    preset: Annotated[str, typer.Option(help="Which attacks: smoke or quick.")] = "quick",
+    images: Annotated[int, typer.Option(help="Test images.", min=1)] = 100,
+    draws: Annotated[int, typer.Option(help="Draws of D that score each attacked image.", min=1)] = 100,
+    eps: Annotated[float | None, typer.Option(help="L-inf budget; default: 8/255, for digits 2/16.")] = None,
+    seed: Seed = 0,
+    nets: Annotated[
+        Path | None, typer.Option(help="Folder of nets that `train` wrote; default: the bundled ones.")
+    ] = None,
+    f_b: FB = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; default: runs/evaluate-<dataset>.")] = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+) -> None:
+    """Attack a defended net beside an undefended one; goes on where it was interrupted."""
+    from art_advtransform.config import ThreatModel
+    from art_advtransform.datasets import load_dataset
+    from art_advtransform.defended import DefendedModel
+    from art_advtransform.evaluation import evaluate as run
+    from art_advtransform.layer import LLPGDTransform
+    from art_advtransform.pretrained import load_network
+    from art_advtransform.recipes import THREATS
+
+    threat = THREATS.get(dataset, ThreatModel()) if eps is None else ThreatModel(eps)
+    test = load_dataset(dataset, "test", data_root, download=download).sample(images)
+    home = dataset if nets is None else str(nets)
+    transform = LLPGDTransform(load_network(f_b or f"{home}/f_b-adversarial"))
+    models = {
+        "undefended": DefendedModel(load_network(f"{home}/f_a-undefended"), None),
+        "defended": DefendedModel(load_network(f"{home}/f_a-defended"), transform),
+    }
+    surrogates = {"surrogate": load_network(f"{home}/surrogate")}
+    out = Path(f"runs/evaluate-{dataset}") if out is None else out
+    evaluations: dict[str, Evaluation] = {}
+    with _bars() as bars:
+        for name, model in models.items():
+            evaluations[name] = run(
+                model,
+                test.x,
+                test.y,
+                preset,
+                threat,
+                out=out / name,
+                seed=seed,
+                nb_draws=draws,
+                surrogates=surrogates,
+                progress=_bar(bars, name),
+            )
+    _report(evaluations, f"{dataset}, preset {preset}", out)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder that `evaluate` wrote.")],
+) -> None:
+    """Print the table of an earlier evaluation, and write its tables and figure again."""
+    from art_advtransform.records import Evaluation
+
+    paths = sorted(folder.glob("*/evaluation.json"), reverse=True)
+    if not paths:
+        raise FileNotFoundError(f"no records: looked for */evaluation.json in {folder}")
+    _report({path.parent.name: Evaluation.load(path) for path in paths}, str(folder), folder)
+
+
+@app.command()
+def show(
+    dataset: Dataset = "digits",
+    f_b: FB = None,
+    images: Annotated[int, typer.Option(help="Test images that the distances are taken over.", min=1)] = 100,
+    draws: Annotated[int, typer.Option(help="Draws that E[g(x)] is taken over.", min=1)] = 64,
+    rows: Annotated[int, typer.Option(help="Images in the figure.", min=1)] = 5,
+    seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="The figure; default: runs/show-<dataset>.png.")] = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+) -> None:
+    """Show x, g(x), E[g(x)] and the normalised difference; print the distance of E[g(x)] to x."""
+    from art_advtransform.datasets import load_dataset
+    from art_advtransform.expectation import distance, draws_of_g, expected_g
+    from art_advtransform.figures import transform_figure
+    from art_advtransform.layer import LLPGDTransform
+    from art_advtransform.pretrained import load_network
+
+    transform = LLPGDTransform(load_network(f_b or f"{dataset}/f_b-adversarial"))
+    x = load_dataset(dataset, "test", data_root, download=download).sample(images).x
+    with _bars() as bars:
+        bar = bars.add_task("draws of g(x)", total=draws)
+        expected = expected_g(transform, x, draws, seed, lambda done, _: bars.update(bar, completed=done))
+    d = distance(expected, x, draws)
+    console.print(
+        f"distance of E[g(x)] to x over {d.nb_images} images, {d.nb_draws} draws, seed {seed}: "
+        f"mean {d.mean:.4f}, RMS {d.rms:.4f}, maximum {d.max:.4f}",
+        markup=False,
+    )
+    out = Path(f"runs/show-{dataset}.png") if out is None else out
+    rows = min(rows, images)
+    console.print(
+        f"figure: {transform_figure(x[:rows], draws_of_g(transform, x[:rows], 3, seed), expected[:rows], out)}"
+    )
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    """Bars with elapsed and remaining time; an interrupt says how to go on."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+    try:
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bars:
+            yield bars
+    except KeyboardInterrupt:
+        console.print("interrupted: the same command goes on where it was")
+        raise
+
+
+def _bar(bars: Progress, name: str) -> Callable[[str, int, int], None]:
+    """A bar of ``name`` as the callback (what, done, total)."""
+    bar = bars.add_task(name, total=None)
+    return lambda what, done, total: bars.update(bar, completed=done, total=total, description=f"{name}: {what}")
+
+
+def _epoch_bar(bars: Progress, name: str) -> Callable[[int, int, float], None]:
+    """A bar of the net ``name`` as the callback (epochs done, all epochs, loss)."""
+    show_loss = _bar(bars, name)
+    return lambda done, total, loss: show_loss(f"loss {loss:.3f}", done, total)
+
+
+def _report(evaluations: dict[str, Evaluation], title: str, out: Path) -> None:
+    """Print the table, write tables and figure, and say where everything is."""
+    from art_advtransform.figures import accuracy_figure
+    from art_advtransform.report import problems, save_tables, terminal_table
+
+    console.print(terminal_table(evaluations, title))
+    for line in problems(evaluations):
+        console.print(line, style="dim", highlight=False)
+    console.print("records:", *(str(e.path) for e in evaluations.values()))
+    console.print("tables:", *(str(path) for path in save_tables(evaluations, out)))
+    try:
+        console.print("figure:", str(accuracy_figure(evaluations, out / "accuracy.png")))
+    except ModuleNotFoundError:
+        console.print('figure: not drawn: needs matplotlib: pip install "art-advtransform[report]"')
+
+
+def main() -> None:
+    """The entry point: errors of the user are a line, not a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        app()
+    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError) as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)

@@ -1,0 +1,114 @@
+"""L7: figures, by matplotlib (the extra ``report``)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from art_advtransform.records import Evaluation
+from art_advtransform.report import rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def accuracy_figure(evaluations: Mapping[str, Evaluation], path: str | os.PathLike[str]) -> Path:
+    """Bars of mean accuracy with 95 % intervals, attack by attack, the models side by side.
+
+    Args:
+        evaluations: by the name of the model.
+        path: where to; the ending chooses the format.
+
+    Returns:
+        The path.
+
+    Raises:
+        ModuleNotFoundError: without matplotlib.
+    """
+    figure = _new_figure(9, 1.2 + 0.5 * len(rows(evaluations)))
+    axes = figure.subplots()
+    all_rows = rows(evaluations)
+    thickness = 0.8 / len(evaluations)
+    for m, model in enumerate(evaluations):
+        for i, (_, results) in enumerate(all_rows):
+            result, height = results.get(model), i + (m - (len(evaluations) - 1) / 2) * thickness
+            if result is None or result.mean is None:
+                axes.text(0.5, height, "not run", va="center", fontsize=7, color="grey")
+                continue
+            mean = result.mean
+            error = [[100 * (mean.value - mean.low)], [100 * (mean.high - mean.value)]]
+            label = model if i == 0 else None
+            axes.barh(height, 100 * mean.value, thickness, xerr=error, color=f"C{m}", capsize=2, label=label)
+    axes.set_yticks(range(len(all_rows)), [name for name, _ in all_rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    settings = next(iter(evaluations.values())).settings
+    axes.set_xlabel(
+        f"accuracy (per cent), {settings['nb_images']} images, L-inf {settings['threat']['eps']:.4g}, "
+        f"{settings['nb_draws']} draws"
+    )
+    axes.legend(loc="lower right")
+    return _save(figure, path)
+
+
+def transform_figure(x: Tensor, draws: Tensor, expected: Tensor, path: str | os.PathLike[str]) -> Path:
+    """One row for each image: x, g(x) for some draws, E[g(x)], and the normalised difference E[g(x)] - x (Figs. 2, 4, 9).
+
+    Args:
+        x: images (n, C, H, W) in [0, 1].
+        draws: g(x) (draws, n, C, H, W); pixels outside [0, 1], which g may make, are shown clipped.
+        expected: E[g(x)], shape of ``x``.
+        path: where to; the ending chooses the format.
+
+    Returns:
+        The path.
+
+    Raises:
+        ModuleNotFoundError: without matplotlib.
+    """
+    titles = ["x", *(f"g(x), draw {k + 1}" for k in range(len(draws))), "E[g(x)]", "E[g(x)] - x, normalised"]
+    figure = _new_figure(1.7 * len(titles), 1.8 * len(x))
+    grid = figure.subplots(len(x), len(titles), squeeze=False)
+    for i in range(len(x)):
+        shown = [x[i], *draws[:, i], expected[i], normalised(expected[i] - x[i])]
+        for axes, image, title in zip(grid[i], shown, titles, strict=True):
+            _show(axes, image)
+            if i == 0:
+                axes.set_title(title, fontsize=9)
+    return _save(figure, path)
+
+
+def normalised(difference: Tensor) -> Tensor:
+    """A difference (C, H, W) moved and scaled so that it just fills [0, 1], zero being grey (0.5).
+
+    Example:
+        >>> normalised(torch.tensor([[[-0.1, 0.0, 0.05]]]))
+        tensor([[[0.0000, 0.5000, 0.7500]]])
+    """
+    largest = difference.abs().max().clamp_min(torch.finfo(difference.dtype).tiny)
+    return 0.5 + 0.5 * difference / largest
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure  # no pyplot: no global state, no display needed
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _show(axes: Axes, image: Tensor) -> None:
+    pixels = image.detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
+    axes.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_axis_off()
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path

@@ -1,0 +1,130 @@
+"""L7: tables from records: for the terminal, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from art_advtransform.counting import Interval
+from art_advtransform.records import AttackResult, Evaluation
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Evaluations = Mapping[str, Evaluation]
+
+
+def rows(evaluations: Evaluations) -> list[tuple[str, dict[str, AttackResult]]]:
+    """One row for no attack, each attack and the worst case: its name, and the result of every model by the model's name."""
+    named: dict[str, dict[str, AttackResult]] = {}
+    for model, evaluation in evaluations.items():
+        for result in (evaluation.clean, *evaluation.attacks, evaluation.worst):
+            named.setdefault(result.name, {})[model] = result
+    worst = next(iter(evaluations.values())).worst.name
+    return [*((name, results) for name, results in named.items() if name != worst), (worst, named[worst])]
+
+
+def terminal_table(evaluations: Evaluations, title: str) -> Table:
+    """Accuracies in per cent, one column of means with intervals for each model, vote and any for randomised ones."""
+    table = Table(title=title, caption=_caption(evaluations), caption_justify="left")
+    table.add_column("attack", overflow="fold")
+    randomized = [model for model, e in evaluations.items() if e.settings["transform"] is not None]
+    for model in evaluations:
+        table.add_column(f"{model}\nmean [95 %]", justify="right", no_wrap=True)
+        if model in randomized:
+            table.add_column("vote", justify="right")
+            table.add_column("any", justify="right")
+    all_rows = rows(evaluations)
+    for i, (name, results) in enumerate(all_rows):
+        cells = []
+        for model in evaluations:
+            result = results.get(model)
+            cells.append(_cell(result))
+            if model in randomized:
+                cells += [_per_cent(result.majority if result else None), _per_cent(result.any if result else None)]
+        table.add_row(name, *cells, end_section=i == len(all_rows) - 2, style="bold" if i == len(all_rows) - 1 else "")
+    return table
+
+
+def problems(evaluations: Evaluations) -> list[str]:
+    """A line for every attack without numbers, with the reason."""
+    return [
+        f"{model}: {result.name}: {result.problem}"
+        for name, results in rows(evaluations)
+        for model, result in results.items()
+        if result.problem
+    ]
+
+
+def frame(evaluations: Evaluations) -> pd.DataFrame:
+    """All numbers, one row for each model and attack, as a pandas frame; accuracies in [0, 1].
+
+    Raises:
+        ModuleNotFoundError: without pandas (the extra ``report``).
+    """
+    import pandas as pd
+
+    entries = []
+    for name, results in rows(evaluations):
+        for model, r in results.items():
+            entry: dict[str, str | float | None] = {
+                "model": model,
+                "attack": name,
+                "kind": r.kind,
+                "problem": r.problem,
+            }
+            for key, interval in (("mean", r.mean), ("majority", r.majority), ("any", r.any)):
+                entry[key] = None if interval is None else interval.value
+                entry[f"{key}_low"] = None if interval is None else interval.low
+                entry[f"{key}_high"] = None if interval is None else interval.high
+            entry |= {"forward": r.forward, "backward": r.backward, "seconds": r.seconds}
+            entries.append({**entry, "max_distance": r.max_distance})
+    table: pd.DataFrame = pd.DataFrame(entries)
+    return table
+
+
+def markdown(evaluations: Evaluations) -> str:
+    """The terminal's table as Markdown."""
+    head = ["attack", *(f"{model}, mean [95 %]" for model in evaluations)]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * len(evaluations)]
+    for name, results in rows(evaluations):
+        lines.append("| " + " | ".join([name, *(_cell(results.get(model)) for model in evaluations)]) + " |")
+    return "\n".join([*lines, "", _caption(evaluations)]) + "\n"
+
+
+def save_tables(evaluations: Evaluations, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write ``table.md``, and ``table.csv`` where pandas is there; the paths written."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / "table.md"]
+    written[0].write_text(markdown(evaluations))
+    try:
+        numbers = frame(evaluations)
+    except ModuleNotFoundError:
+        return written
+    written.append(folder / "table.csv")
+    numbers.to_csv(written[1], index=False, float_format="%.6g")
+    return written
+
+
+def _cell(result: AttackResult | None) -> str:
+    if result is None or result.mean is None:
+        return "-"
+    return f"{100 * result.mean.value:.1f} [{100 * result.mean.low:.1f}, {100 * result.mean.high:.1f}]"
+
+
+def _per_cent(interval: Interval | None) -> str:
+    return "-" if interval is None else f"{100 * interval.value:.1f}"
+
+
+def _caption(evaluations: Evaluations) -> str:
+    s = next(iter(evaluations.values())).settings
+    return (
+        f"Accuracy in per cent over {s['nb_images']} images, L-inf budget {s['threat']['eps']:.4g}, mean over "
+        f"{s['nb_draws']} fresh draws of D (the worst case chosen on {s['nb_selection_draws']} others), seed {s['seed']}; "
+        "vote: majority of the draws; any: right in each of 10 draws."
+    )
