@@ -27,27 +27,33 @@ def images(n: int, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> Tensor
     return torch.rand((n, *shape), generator=seeded(seed))
 
 
-def small_net(seed: int, scale: float = 4.0) -> nn.Sequential:
-    """Convolution, batch norm with statistics of its own, dropout; its logits are centred, so that every class occurs."""
+class SmallNet(nn.Module):
+    """Convolution, batch norm, dropout. Not an nn.Sequential: ART calls the layers of those one by one, past any hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(SHAPE[0], 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
+        )
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(8 * 16, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.dropout(self.body(x)))
+        return logits
+
+
+def small_net(seed: int, scale: float = 4.0) -> SmallNet:
+    """Batch norm has statistics of its own, and the logits are centred, so that every class occurs."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        net = nn.Sequential(
-            nn.Conv2d(SHAPE[0], 8, 3, padding=1),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Dropout(0.5),
-            nn.Linear(8 * 16, CLASSES),
-        )
+        net = SmallNet()
         sample = images(256, seed)
         net.train()(sample)
-    head = net[-1]
-    assert isinstance(head, nn.Linear)
     with torch.no_grad():
         spread = net.eval()(sample)
-        head.bias.sub_(spread.mean(0)).mul_(scale / spread.std())
-        head.weight.mul_(scale / spread.std())
+        net.head.bias.sub_(spread.mean(0)).mul_(scale / spread.std())
+        net.head.weight.mul_(scale / spread.std())
     return net
 
 
@@ -58,8 +64,8 @@ class Problem:
     The labels are f_a's own predictions, so that the undefended accuracy is 1.
     """
 
-    f_a: nn.Sequential
-    f_b: nn.Sequential
+    f_a: SmallNet
+    f_b: SmallNet
     x: Tensor
     y: Tensor
 
