@@ -42,7 +42,7 @@ class FrozenModel(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise TypeError(f"expected f_b to be a torch.nn.Module, got {type(model).__name__}")
-        _check_parameters(model)
+        check_precision(model)
         plain = copy.deepcopy(model).eval().requires_grad_(False)
         fast = _optimised(plain) if optimise else None
         self.optimised = fast is not None
@@ -86,7 +86,8 @@ def default_batch_size(x: Tensor) -> int:
     return min(max(32 * 32 * 32 // (x.shape[2] * x.shape[3]), 16), 512)
 
 
-def _check_parameters(model: nn.Module) -> None:
+def check_precision(model: nn.Module) -> None:
+    """Raise ``ValueError`` if ``model`` has parameters in half precision, or lazy ones."""
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError("f_b has lazy parameters: run it once on an image before it is frozen")
@@ -98,6 +99,8 @@ def _check_parameters(model: nn.Module) -> None:
 
 def _optimised(plain: nn.Module) -> nn.Module | None:
     """The folded, traced, channels_last copy, or ``None`` where it can't be made. ``plain`` is left as it is."""
+    if any(module._forward_pre_hooks or module._forward_hooks for module in plain.modules()):
+        return None  # tracing would lose the model's own hooks, folding those of a layer
     try:
         traced = fx.symbolic_trace(copy.deepcopy(plain))
         if not _layers_run_once(traced):
@@ -113,9 +116,13 @@ def _optimised(plain: nn.Module) -> nn.Module | None:
 
 
 def _layers_run_once(traced: fx.GraphModule) -> bool:
-    """Whether no layer is called twice: folding batch norm into a shared convolution would change its other call."""
-    calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
-    return all(count == 1 for count in calls.values())
+    """Whether no layer with weights is used twice: folding batch norm into it would change its other use."""
+    calls = Counter(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
+    # a weight that forward() reads by itself is a use of its layer too
+    read = {str(node.target).rpartition(".")[0] for node in traced.graph.nodes if node.op == "get_attr"}
+    modules = dict(traced.named_modules())
+    weighted = [name for name in calls if any(True for _ in modules[name].parameters())]
+    return all(calls[name] == 1 and name not in read for name in weighted)
 
 
 def _relu_behind_pool(traced: fx.GraphModule) -> None:
