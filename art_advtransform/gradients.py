@@ -110,7 +110,8 @@ class FiniteDifference(GradientEstimator):
         self.h, self.nb_samples, self.generator = h, nb_samples, private_generator(generator)
 
     def pullback(self, draw: Draw, v: Tensor) -> Tensor:
-        gradient = v.clone()  # g(x) = x + d(x): the identity part is exact, only d is differenced
+        # g(x) = x + d(x): the identity part is exact, only d is differenced
+        gradient = v.clone(memory_format=torch.contiguous_format)
         nb_pixels = draw.x[0].numel()
         for i in range(len(draw.x)):
             coordinates = torch.arange(nb_pixels)
