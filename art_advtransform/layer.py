@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from art_advtransform.backward import Draw, GradientEstimator, attach
 from art_advtransform.config import TransformConfig, check_count
-from art_advtransform.frozen import FrozenModel, default_batch_size, freeze
+from art_advtransform.frozen import FrozenModel, check_precision, default_batch_size, freeze
 from art_advtransform.gradients import resolve_gradient
 from art_advtransform.randomness import private_generator
 from art_advtransform.transform import ll_pgd, random_start, target_class
@@ -95,17 +95,19 @@ class LLPGDTransform(nn.Module):
             self._check_start(start, x)
         if len(x) == 0:
             return x.clone()
+        differentiate = torch.is_grad_enabled() and x.requires_grad
         with torch.inference_mode(False):  # autograd, which LL-PGD needs, is off inside inference_mode
             x = x.clone() if x.is_inference() else x
+            x = x if differentiate else x.detach()  # inference_mode(False) also switches gradients on
             start = None if start is None else (start.clone() if start.is_inference() else start).detach()
             self._check_accepted(x)
-            return self._transform(x, start)
+            return self._transform(x, start, differentiate=differentiate)
 
-    def _transform(self, x: Tensor, start: Tensor | None) -> Tensor:
+    def _transform(self, x: Tensor, start: Tensor | None, *, differentiate: bool) -> Tensor:
         z = x.to(device=self.model.device, dtype=self.model.dtype)
         start = self.draw_start(z) if start is None else start.to(z)
         size = self.batch_size or default_batch_size(z)
-        chunk = partial(self._transform_chunk, size=size, differentiate=torch.is_grad_enabled() and x.requires_grad)
+        chunk = partial(self._transform_chunk, size=size, differentiate=differentiate)
         g = torch.cat([chunk(*pair) for pair in zip(z.split(size), start.split(size), strict=True)])
         g = g.to(device=x.device, dtype=x.dtype)
         return g.contiguous(memory_format=_memory_format(x))
@@ -129,6 +131,7 @@ class LLPGDTransform(nn.Module):
 
     def _check_accepted(self, x: Tensor) -> None:
         """Try f_b on one image of every new shape, so that a wrong one is reported before any work."""
+        check_precision(self.model)  # .half() after construction
         if x.shape[1:] in self._accepted:
             return
         expected = f"f_b does not take images of shape {tuple(x.shape[1:])}"

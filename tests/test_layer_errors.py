@@ -1,0 +1,153 @@
+"""LLPGDTransform refuses what it can't transform, with a message that says why."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from art_advtransform.config import TransformConfig
+from art_advtransform.layer import LLPGDTransform
+from tests.problems import conv_net, images, start_for
+
+
+@pytest.fixture
+def g() -> LLPGDTransform:
+    return LLPGDTransform(conv_net())
+
+
+BAD_IMAGES: list[tuple[Any, type[Exception], str]] = [
+    ([[0.0]], TypeError, "expected images as a torch.Tensor, got list"),
+    (images(2).numpy(), TypeError, "expected images as a torch.Tensor, got ndarray"),
+    (
+        torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+        TypeError,
+        "expected floating-point images in [0, 1], got torch.uint8",
+    ),
+    (
+        torch.zeros(2, 3, 8, 8, dtype=torch.int64),
+        TypeError,
+        "expected floating-point images in [0, 1], got torch.int64",
+    ),
+    (torch.zeros(3, 8, 8), ValueError, "expected images of shape (n, C, H, W), got (3, 8, 8)"),
+    (torch.zeros(1, 2, 3, 8, 8), ValueError, "expected images of shape (n, C, H, W), got (1, 2, 3, 8, 8)"),
+    (torch.zeros(2, 1, 8, 8), ValueError, "f_b does not take images of shape (1, 8, 8): "),
+    (torch.zeros(2, 3, 32, 32), ValueError, "f_b does not take images of shape (3, 32, 32): "),
+    (torch.zeros(2, 3, 1, 1), ValueError, "f_b does not take images of shape (3, 1, 1): "),
+    (torch.full((2, 3, 8, 8), float("nan")), ValueError, "expected finite images, got NaN or infinite pixels"),
+    (torch.full((2, 3, 8, 8), float("inf")), ValueError, "expected finite images, got NaN or infinite pixels"),
+]
+
+
+@pytest.mark.parametrize(("x", "error", "message"), BAD_IMAGES)
+def test_bad_images(g: LLPGDTransform, x: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match="^" + re.escape(message)):
+        g(x)
+
+
+def test_one_bad_pixel_is_found(g: LLPGDTransform) -> None:
+    x = images(4)
+    x[3, 2, 7, 7] = float("nan")
+    with pytest.raises(ValueError, match="expected finite images"):
+        g(x)
+
+
+def test_a_wrong_shape_after_a_right_one(g: LLPGDTransform) -> None:
+    g(images(1))
+    with pytest.raises(ValueError, match=re.escape("f_b does not take images of shape (3, 16, 16)")):
+        g(images(1, (3, 16, 16)))
+
+
+OUTSIDE = "expected start inside [-0.2, 0.2]"
+BAD_STARTS: list[tuple[Any, type[Exception], str]] = [
+    (0.0, TypeError, "expected start to be a floating-point tensor"),
+    (torch.zeros(2, 3, 8, 8, dtype=torch.int64), TypeError, "expected start to be a floating-point tensor"),
+    (torch.zeros(3, 8, 8), ValueError, "expected start of shape (2, 3, 8, 8), got (3, 8, 8)"),
+    (torch.zeros(1, 3, 8, 8), ValueError, "expected start of shape (2, 3, 8, 8), got (1, 3, 8, 8)"),
+    (torch.full((2, 3, 8, 8), 0.2001), ValueError, OUTSIDE),
+    (torch.full((2, 3, 8, 8), -0.3), ValueError, OUTSIDE),
+    (torch.full((2, 3, 8, 8), float("nan")), ValueError, OUTSIDE),
+    (torch.full((2, 3, 8, 8), float("inf")), ValueError, OUTSIDE),
+]
+
+
+@pytest.mark.parametrize(("start", "error", "message"), BAD_STARTS)
+def test_bad_start(g: LLPGDTransform, start: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        g(images(2), start)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("eps", [0.2, 0.05, 0.1])
+def test_a_start_on_the_border_is_inside_in_any_precision(eps: float, dtype: torch.dtype) -> None:
+    x = images(2)
+    out = LLPGDTransform(conv_net(), TransformConfig(eps=eps))(x, torch.full(x.shape, eps, dtype=dtype))
+    assert float((out - x).abs().max()) <= eps + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"batch_size": 0}, ValueError, "expected batch_size >= 1, got 0"),
+        ({"batch_size": 2.5}, TypeError, "expected batch_size to be an int, got float"),
+        ({"gradient": "bpda"}, ValueError, "unknown gradient 'bpda'; known: "),
+        ({"gradient": None}, TypeError, "expected gradient to be a name or a GradientEstimator, got NoneType"),
+        ({"config": 0.2}, TypeError, "expected config to be a TransformConfig, got float"),
+        ({"config": {"eps": 0.2}}, TypeError, "expected config to be a TransformConfig, got dict"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match="^" + re.escape(message)):
+        LLPGDTransform(conv_net(), **options)
+
+
+def test_half_precision_f_b_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected f_b in float32 or float64"):
+        LLPGDTransform(conv_net().half())
+
+
+def test_half_precision_afterwards_is_refused_too(g: LLPGDTransform) -> None:
+    x = images(2)
+    g(x)
+    g.half()
+    with pytest.raises(ValueError, match=r"expected f_b in float32 or float64, but .* is torch.float16"):
+        g(x)
+
+
+def test_f_b_must_be_a_module() -> None:
+    wrong: Any = torch.sin
+    with pytest.raises(TypeError, match=r"expected f_b to be a torch.nn.Module, got builtin_function_or_method"):
+        LLPGDTransform(wrong)
+
+
+class Returns(nn.Module):
+    """A model whose output is not logits of its own precision."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.layer = nn.Linear(192, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        logits = self.layer(x.flatten(1))
+        return {"tuple": (logits, x), "maps": x, "one": logits[:, :1], "double": logits.double()}[self.how]
+
+
+@pytest.mark.parametrize("how", ["tuple", "maps", "one"])
+def test_f_b_must_return_logits(how: str) -> None:
+    message = r"f_b does not take images of shape \(3, 8, 8\): it must return logits \(n, K\) with K >= 2"
+    with pytest.raises(ValueError, match=message):
+        LLPGDTransform(Returns(how))(images(2, dtype=torch.float32))
+
+
+def test_logits_of_another_precision() -> None:
+    with pytest.raises(ValueError, match=r"expected logits of f_b in torch\.float32, got torch\.float64"):
+        LLPGDTransform(Returns("double"))(images(2, dtype=torch.float32))
+
+
+def test_a_start_from_a_longer_batch(g: LLPGDTransform) -> None:
+    with pytest.raises(ValueError, match="expected start of shape"):
+        g(images(2), start_for(images(3)))
