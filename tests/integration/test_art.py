@@ -110,6 +110,16 @@ def test_numpy_preprocessor_in_chain_class_gradients_share_one_draw(task: Proble
     assert_close(classifier.class_gradient(task.x.numpy()), start[:, None] * class_gradient_at(task.f_a, z) / STD)
 
 
+def test_going_back_to_a_draw_does_not_repeat_the_ones_that_came_after(task: Problem) -> None:
+    g = defence(task.f_b, gradient=ThroughStart())
+    draws = starts(task.x, 0, calls=3)
+    g(task.x.numpy())
+    second, _ = g.forward(task.x)
+    assert_close(g.estimate_gradient(task.x.numpy(), np.ones_like(task.x.numpy())), draws[0])
+    assert_close(second, transformed(task.f_b, task.x, draws[1]))
+    assert_close(g.forward(task.x)[0], transformed(task.f_b, task.x, draws[2]))
+
+
 def test_estimate_gradient_of_images_that_were_not_transformed_draws_anew(task: Problem) -> None:
     g = defence(task.f_b, gradient=ThroughStart())
     ones = np.ones_like(task.x.numpy())

@@ -160,11 +160,14 @@ def test_the_defence_leaves_global_randomness_where_the_host_alone_would(build: 
     assert states[0] == states[1]
 
 
-def test_global_seeds_do_not_fix_the_draws(build: Build, task: Problem) -> None:
+@pytest.mark.parametrize("seeded_when", ["built", "called"])
+def test_global_seeds_do_not_fix_the_draws(build: Build, task: Problem, seeded_when: str) -> None:
     host = defended(build, task, seed=None)
     outputs = []
     for _ in range(2):
         torch.manual_seed(0)
         np.random.seed(0)
+        random.seed(0)
+        host = defended(build, task, seed=None) if seeded_when == "built" else host
         outputs.append(host.predict(task.x))
     assert not torch.allclose(outputs[0], outputs[1], atol=1e-3)
