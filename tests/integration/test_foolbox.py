@@ -5,14 +5,13 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
-import eagerpy as ep
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from art_advtransform import DefendedModel, FoolboxDefendedModel, LLPGDTransform, TransformConfig
+from art_advtransform import DefendedModel, LLPGDTransform, TransformConfig
 from art_advtransform.gradients import Evolution
 from art_advtransform.randomness import global_seed
 from tests.integration.nets import (
@@ -32,6 +31,10 @@ from tests.integration.nets import (
 )
 
 fb = pytest.importorskip("foolbox", reason="foolbox is an extra: pip install art-advtransform[foolbox]")
+
+import eagerpy as ep  # noqa: E402
+
+from art_advtransform import FoolboxDefendedModel  # noqa: E402
 
 EPS = 0.1
 QUERIES = 4000
