@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,7 +161,7 @@ class DefendedModel(nn.Module):
     def _average(self, logits: Tensor) -> Tensor:
         if self.eot_average == "logits":
             return logits.mean(1)
-        return logits.log_softmax(2).logsumexp(1) - torch.tensor(float(self.eot_samples)).log().to(logits)
+        return logits.log_softmax(2).logsumexp(1) - math.log(self.eot_samples)
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.queries.backward += len(gradient)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 
 from art_advtransform.backward import Draw
 from art_advtransform.config import TransformConfig
+from art_advtransform.defended import DefendedModel
+from art_advtransform.layer import LLPGDTransform
 from art_advtransform.transform import ll_pgd, random_start, target_class
 
 
@@ -164,6 +167,14 @@ def classifier(
         head,
     )  # fmt: skip
     return centred(randomised(net, seed, dtype), head, (in_channels, 8, 8))
+
+
+SHORT = TransformConfig(max_iter=3)
+
+
+def defended_model(seed: int = 0, config: TransformConfig = SHORT, **options: Any) -> DefendedModel:
+    """f_a(g(x)) of the nets above, whose draws follow ``seed``."""
+    return DefendedModel(classifier(), LLPGDTransform(conv_net(), config, generator=seeded(seed)), **options)
 
 
 class Jumpy(nn.Module):
