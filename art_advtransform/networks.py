@@ -10,7 +10,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from art_advtransform.config import check_count
+from art_advtransform.config import check_count, check_positive
 
 
 class _Saved(nn.Module, PyTorchModelHubMixin):
@@ -56,8 +56,11 @@ class SmallVGG(_Saved):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        for name, value in (("nb_classes", nb_classes), ("in_channels", in_channels), ("input_size", input_size)):
+        sizes = {"nb_classes": nb_classes, "in_channels": in_channels, "input_size": input_size, "hidden": hidden}
+        for name, value in (*sizes.items(), *(("widths", width) for width in widths)):
             check_count(name, value)
+        if len(widths) != 4:
+            raise ValueError(f"expected widths of 4 blocks, got {len(widths)}")
         channels, size = in_channels, input_size
         layers: list[nn.Module] = []
         for width, convolutions in zip(widths, (1, 1, 2, 2), strict=True):
@@ -153,6 +156,7 @@ class FCN(_Saved):
         super().__init__()
         for name, value in (("in_channels", in_channels), ("width", width), ("depth", depth)):
             check_count(name, value)
+        check_positive("eps", eps)
         self.eps = eps
         layers: list[nn.Module] = []
         channels = 2 * in_channels
