@@ -51,7 +51,8 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str], card: Mapp
         model.save_pretrained(made)
         full = {"architecture": name, **card, "sha256": _sha256(made / _WEIGHTS)}
         (made / _CARD).write_text(json.dumps(full, indent=2) + "\n")
-        # the card comes last: a folder with a card is complete
+        # the card goes first and comes last: a folder with a card is complete
+        (folder / _CARD).unlink(missing_ok=True)
         for part in ("config.json", _WEIGHTS, _CARD):
             (made / part).replace(folder / part)
     return folder
@@ -89,6 +90,8 @@ def load_pretrained(name: str | os.PathLike[str], device: torch.device | str = "
         arguments = json.loads((folder / "config.json").read_text())
         if _sha256(folder / _WEIGHTS) != card["sha256"]:
             raise ValueError("the sha256 of the weights is not the card's")
+        if card["architecture"] not in NETWORKS:
+            raise ValueError(f"unknown architecture {card['architecture']!r}; known: {', '.join(NETWORKS)}")
         model = NETWORKS[card["architecture"]](**arguments)
         model.load_state_dict(load_file(folder / _WEIGHTS))
     except (KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:

@@ -1,0 +1,294 @@
+"""Weights on disk: whole or not at all, checked before they are used, never unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from art_advtransform import pretrained
+from art_advtransform.datasets import cifar10, digits
+from art_advtransform.defended import DefendedModel
+from art_advtransform.layer import LLPGDTransform
+from art_advtransform.networks import ResNet18, SmallVGG
+from art_advtransform.pretrained import (
+    BUNDLED,
+    bundled_names,
+    load_pretrained,
+    load_reference_checkpoint,
+    read_card,
+    save_pretrained,
+)
+from tests.problems import images, randomised, seeded
+
+X = images(2, (1, 8, 8), dtype=torch.float32)
+
+
+def small_net(seed: int = 0) -> nn.Module:
+    return randomised(SmallVGG(3, 1, 8, widths=(2, 3, 4, 5), hidden=6), seed, torch.float32)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return save_pretrained(small_net(), tmp_path / "net", {"accuracy": 0.5})
+
+
+def test_roundtrip(saved: Path) -> None:
+    for name in (saved, str(saved), saved / "model.safetensors"):
+        loaded = load_pretrained(name)
+        assert type(loaded) is SmallVGG
+        assert not loaded.training
+        assert torch.equal(loaded(X), small_net()(X))
+
+
+def test_card(saved: Path) -> None:
+    sha256 = hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
+    assert read_card(saved) == {"architecture": "SmallVGG", "accuracy": 0.5, "sha256": sha256}
+
+
+def test_saving_replaces_what_was_there(saved: Path) -> None:
+    save_pretrained(ResNet18(2, 1, width=2), saved, {"accuracy": 0.75})
+    assert type(load_pretrained(saved)) is ResNet18
+    assert read_card(saved)["accuracy"] == 0.75
+    assert {file.name for file in saved.parent.iterdir()} == {"net"}  # nothing temporary stays
+
+
+def test_only_networks_that_can_be_made_again_are_saved(tmp_path: Path) -> None:
+    class SmallVGG(nn.Module):
+        """Another class of that name."""
+
+    for wrong in (nn.Linear(2, 2), SmallVGG()):
+        with pytest.raises(TypeError, match=r"^expected one of SmallVGG, ResNet18, FCN, got (Linear|SmallVGG)$"):
+            save_pretrained(wrong, tmp_path / "net", {})
+    assert not (tmp_path / "net").exists()
+
+
+def failing_replace(at: str) -> Callable[[Path, Path], Path]:
+    replace = Path.replace
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name == at:
+            raise OSError("disk full")
+        return replace(self, target)
+
+    return fail
+
+
+@pytest.mark.parametrize("at", ["config.json", "model.safetensors", "card.json"])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_failure_in_the_middle_leaves_no_card(
+    at: str, before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "net"
+    if before:
+        save_pretrained(small_net(), folder, {})
+    monkeypatch.setattr(Path, "replace", failing_replace(at))
+    with pytest.raises(OSError, match="disk full"):
+        save_pretrained(small_net(1), folder, {})
+    monkeypatch.undo()
+    assert not (folder / "card.json").exists()
+    with pytest.raises(FileNotFoundError, match="no weights"):
+        load_pretrained(folder)
+    assert {file.name for file in tmp_path.iterdir()} == {"net"}
+    save_pretrained(small_net(1), folder, {})
+    assert torch.equal(load_pretrained(folder)(X), small_net(1)(X))
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> str:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pretrained, "_sha256", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_pretrained(small_net(), tmp_path / "net", {})
+    assert not list((tmp_path / "net").iterdir())
+
+
+# ---- damage
+
+
+def flip_a_byte(folder: Path) -> None:
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-5] ^= 1
+    (folder / "model.safetensors").write_bytes(bytes(data))
+
+
+def truncate(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def no_sha(folder: Path) -> None:
+    (folder / "card.json").write_text('{"architecture": "SmallVGG"}')
+
+
+def other_architecture(folder: Path) -> None:
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, "architecture": "ResNet18"}))
+
+
+def unknown_architecture(folder: Path) -> None:
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, "architecture": "VGG19"}))
+
+
+def garbage_with_its_sha(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"garbage")
+    sha256 = hashlib.sha256(b"garbage").hexdigest()
+    (folder / "card.json").write_text(json.dumps({"architecture": "SmallVGG", "sha256": sha256}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip_a_byte, "the sha256 of the weights is not the card's"),
+        (truncate, "the sha256 of the weights is not the card's"),
+        (no_sha, "sha256"),
+        (other_architecture, "unexpected keyword argument"),
+        (unknown_architecture, "unknown architecture 'VGG19'; known: SmallVGG, ResNet18, FCN"),
+        (garbage_with_its_sha, "header"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "No such file or directory"),
+        (lambda folder: (folder / "config.json").unlink(), "No such file or directory"),
+        (lambda folder: (folder / "config.json").write_text("{"), "Expecting property name"),
+        (lambda folder: (folder / "config.json").write_text('{"nb_classes": 4}'), "size mismatch"),
+        (lambda folder: (folder / "card.json").write_text("[]"), "list indices must be"),
+        (lambda folder: (folder / "card.json").write_text(""), "Expecting value"),
+    ],
+)
+def test_damage_is_told(saved: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(saved)
+    with pytest.raises(ValueError, match=rf"(?s)^damaged weights in {saved}: .*{message}"):
+        load_pretrained(saved)
+
+
+# ---- names
+
+
+def test_unknown_name_lists_the_bundled(tmp_path: Path) -> None:
+    assert "digits/f_b-adversarial" in bundled_names()
+    for name in ("digits/f_c", str(tmp_path), tmp_path / "model.safetensors"):
+        with pytest.raises(FileNotFoundError) as caught:
+            load_pretrained(name)
+        assert str(name) in str(caught.value)
+        assert all(bundled in str(caught.value) for bundled in bundled_names())
+    with pytest.raises(FileNotFoundError, match="no weights 'digits/f_c'"):
+        read_card("digits/f_c")
+
+
+def test_missing_card(saved: Path) -> None:
+    (saved / "card.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"neither a folder with card\.json nor a bundled net"):
+        load_pretrained(saved)
+
+
+@pytest.mark.parametrize("name", bundled_names())
+def test_bundled_nets_load(name: str, tmp_path: Path) -> None:
+    loaded, card = load_pretrained(name), read_card(name)
+    assert type(loaded).__name__ == card["architecture"]
+    assert not loaded.training
+    shutil.copytree(BUNDLED / name, tmp_path / "copy")
+    elsewhere = load_pretrained(tmp_path / "copy")
+    assert torch.equal(elsewhere(X), loaded(X))
+
+
+@pytest.mark.parametrize("name", [name for name in bundled_names() if name.startswith("digits/")])
+def test_bundled_nets_are_as_good_as_their_card_says(name: str) -> None:
+    card, test = read_card(name), digits("test")
+    net = load_pretrained(name)
+    defended = card["net"]["role"] == "defended"
+    if defended:
+        f_b = load_pretrained(f"digits/{card['net']['f_b']}")
+        net = DefendedModel(net, LLPGDTransform(f_b, generator=seeded(0)))
+    with torch.no_grad():
+        accuracy = (net(test.x).argmax(1) == test.y).double().mean()
+    # one draw of g moves the defended net's accuracy by about half a point
+    assert float(accuracy) == pytest.approx(card["test_accuracy"], abs=0.02 if defended else 0.002)
+
+
+# ---- the authors' checkpoint
+
+
+def their_names(state: dict[str, Any]) -> dict[str, Any]:
+    """Their dropouts sit before the hidden layers, which moves the numbers of those by one."""
+    moved = {"classifier.0": "classifier.1", "classifier.3": "classifier.4"}
+    return {
+        (moved.get(layer, layer)) + "." + parameter: value
+        for key, value in state.items()
+        for layer, _, parameter in [key.rpartition(".")]
+    }
+
+
+def test_reference_layout(tmp_path: Path) -> None:
+    net = randomised(SmallVGG(widths=(64, 128, 64, 128)), seed=1, dtype=torch.float32)
+    torch.save(their_names(net.state_dict()), tmp_path / "vgg0_adv.pth")
+    loaded = load_reference_checkpoint(tmp_path / "vgg0_adv.pth")
+    x = images(2, (3, 32, 32), dtype=torch.float32)
+    assert torch.equal(loaded(x), net(x))
+    assert not loaded.training
+
+
+def test_reference_missing(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nothing.pth"):
+        with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*: expected the authors' vgg0_adv\.pth"):
+            load_reference_checkpoint(path)
+
+
+class Malicious:
+    """Unpickled without care, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.path,)
+
+
+def test_reference_runs_no_code(tmp_path: Path) -> None:
+    torch.save({"features.0.weight": Malicious(tmp_path / "made")}, tmp_path / "vgg0_adv.pth")
+    with pytest.raises(ValueError, match=r"is not the authors' f_b checkpoint"):
+        load_reference_checkpoint(tmp_path / "vgg0_adv.pth")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda: their_names(SmallVGG().state_dict()),
+        dict,
+        lambda: torch.zeros(3),
+        lambda: [1, 2],
+    ],
+)
+def test_reference_of_something_else(content: Callable[[], Any], tmp_path: Path) -> None:
+    torch.save(content(), tmp_path / "vgg0_adv.pth")
+    with pytest.raises(ValueError, match="is not the authors' f_b checkpoint"):
+        load_reference_checkpoint(tmp_path / "vgg0_adv.pth")
+
+
+def test_reference_that_is_no_checkpoint(tmp_path: Path) -> None:
+    for content in (b"", b"<html>not found</html>"):
+        (tmp_path / "vgg0_adv.pth").write_bytes(content)
+        with pytest.raises(ValueError, match="is not the authors' f_b checkpoint"):
+            load_reference_checkpoint(tmp_path / "vgg0_adv.pth")
+
+
+def test_reference_accuracy(data_root: Path) -> None:
+    """The released f_b classifies 71.9 % of the clean CIFAR-10 test images correctly."""
+    path = data_root / "reference" / "vgg0_adv.pth"
+    if not path.is_file():
+        pytest.skip("needs the authors' checkpoint: reference/vgg0_adv.pth in the data folder")
+    net, test = load_reference_checkpoint(path), cifar10("test", data_root)
+    assert sum(p.numel() for p in net.parameters()) == 939_402
+    net = net.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        right = sum(
+            int((net(x).argmax(1) == y).sum()) for x, y in zip(test.x.split(100), test.y.split(100), strict=True)
+        )
+    assert right / len(test) == pytest.approx(0.719, abs=0.001)
