@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from art_advtransform.config import check_count
-from art_advtransform.image_tree import ImageTree, cached, decode_images, open_tree
+from art_advtransform.image_tree import DAMAGE, ImageTree, cached, decode_images, open_tree
 
 Split = Literal["train", "test"]
 Root = str | os.PathLike[str] | None
@@ -188,13 +188,20 @@ def _cifar10_labels(names: list[str], tree: ImageTree, split: Split) -> tuple[di
 def _tiny_imagenet_labels(names: list[str], tree: ImageTree, split: Split) -> tuple[dict[str, int], tuple[str, ...]]:
     """Label of every image: the line of its wnid in wnids.txt."""
     top = "tiny-imagenet-200"
-    wnids = tree.read(f"{top}/wnids.txt").decode().split()
-    words = dict(line.split("\t") for line in tree.read(f"{top}/words.txt").decode().splitlines())
+    wnids = _lines(tree, f"{top}/wnids.txt")
+    words = dict(line.split("\t") for line in _lines(tree, f"{top}/words.txt"))
     index = {wnid: k for k, wnid in enumerate(wnids)}
     if split == "train":
         images = [name for name in names if name.startswith(f"{top}/train/") and name.endswith(".JPEG")]
         labels = {name: index[name.split("/")[2]] for name in images}
     else:
-        lines = [line.split("\t") for line in tree.read(f"{top}/val/val_annotations.txt").decode().splitlines()]
+        lines = [line.split("\t") for line in _lines(tree, f"{top}/val/val_annotations.txt")]
         labels = {f"{top}/val/images/{line[0]}": index[line[1]] for line in lines}
     return labels, tuple(words.get(wnid, wnid) for wnid in wnids)
+
+
+def _lines(tree: ImageTree, name: str) -> list[str]:
+    try:
+        return tree.read(name).decode().splitlines()
+    except (UnicodeDecodeError, *DAMAGE) as error:
+        raise ValueError(f"damaged data set in {tree.base}: can't read {name}: {error}") from error

@@ -8,17 +8,21 @@ import logging
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
+
+# what zipfile, zlib and Pillow raise for damaged bytes
+DAMAGE = (EOFError, KeyError, OSError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error)
 
 
 class ImageTree:
@@ -83,7 +87,7 @@ def decode_images(tree: ImageTree, names: list[str]) -> Tensor:
     for name in names:
         try:
             pixels.append(np.asarray(Image.open(io.BytesIO(tree.read(name))).convert("RGB")))
-        except (KeyError, OSError, UnidentifiedImageError, zipfile.BadZipFile) as error:
+        except DAMAGE as error:
             raise ValueError(f"damaged image {name} in {tree.base}: {error}") from error
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
 
