@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -115,6 +116,42 @@ def test_missing_data_say_what_where_and_how(name: str, split: Any, tmp_path: Pa
     for part in (*MISSING[name], str(tmp_path), "root=", "--data-root", "ART_ADVTRANSFORM_DATA"):
         assert part in message
     assert not list(tmp_path.iterdir())
+
+
+class FromTorchvision:
+    """What torchvision's classes look like when their files are there."""
+
+    classes = ["shirt", "shoe"]
+
+    def __init__(self, root: Path, train: bool, download: bool) -> None:
+        if not download:
+            raise RuntimeError("Dataset not found or corrupted.")
+        n = 3 if train else 2
+        self.data: Any = torch.arange(n * 4, dtype=torch.uint8).view(n, 2, 2)
+        self.targets: Any = torch.arange(n) % 2
+
+
+class FromTorchvisionInColour(FromTorchvision):
+    def __init__(self, root: Path, train: bool, download: bool) -> None:
+        super().__init__(root, train, download)
+        self.data = np.stack([self.data.numpy(), 100 + self.data.numpy(), 200 + self.data.numpy()], 3)
+        self.targets = self.targets.tolist()
+
+
+@pytest.mark.parametrize(("split", "n"), [("train", 3), ("test", 2)])
+def test_torchvisions_own_files(split: Any, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchvision.datasets.FashionMNIST", FromTorchvision)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", FromTorchvisionInColour)
+    grey = load_dataset("fashion_mnist", split, tmp_path, download=True)
+    colour = load_dataset("cifar10", split, tmp_path, download=True)
+    assert (grey.x.shape, colour.x.shape) == ((n, 1, 2, 2), (n, 3, 2, 2))
+    assert grey.x[1].flatten().mul(255).round().tolist() == [4, 5, 6, 7]
+    assert colour.x[1, 2].flatten().mul(255).round().tolist() == [204, 205, 206, 207]
+    for part in (grey, colour):
+        assert part.y.tolist() == [0, 1, 0][:n]
+        assert (part.x.dtype, part.y.dtype, part.classes) == (torch.float32, torch.int64, ("shirt", "shoe"))
+    with pytest.raises(FileNotFoundError, match=r"--download\) fetches it \(Dataset not found or corrupted"):
+        load_dataset("fashion_mnist", split, tmp_path)
 
 
 def test_root_before_environment_before_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

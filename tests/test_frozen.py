@@ -268,3 +268,7 @@ def test_freeze_shares_what_is_frozen() -> None:
 @pytest.mark.parametrize(("size", "expected"), [(32, 32), (64, 16), (8, 512), (4, 512), (224, 16), (16, 128)])
 def test_default_batch_size_on_a_cpu(size: int, expected: int) -> None:
     assert default_batch_size(torch.empty(1, 3, size, size)) == expected
+
+
+def test_default_batch_size_elsewhere() -> None:
+    assert default_batch_size(torch.empty(1, 3, 32, 32, device="meta")) == 512

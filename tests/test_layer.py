@@ -239,6 +239,14 @@ def test_with_gradient_shares_f_b() -> None:
     assert g.with_gradient("tanh").generator is not g.generator  # an attacker does not share the defence's draws
 
 
+def test_device_moves_the_copy_only() -> None:
+    net = conv_net()
+    g = LLPGDTransform(net, device="meta", generator=seeded(0))
+    assert g.model.device == torch.device("meta")
+    assert next(net.parameters()).device == torch.device("cpu")
+    assert LLPGDTransform(net).model.device == torch.device("cpu")
+
+
 def test_a_frozen_model_is_shared() -> None:
     frozen = FrozenModel(conv_net())
     assert LLPGDTransform(frozen).model is frozen

@@ -121,8 +121,9 @@ def test_evolution_has_the_gradient_of_the_smoothed_map(t: float, sigma: float) 
 
 
 def test_evolution_far_from_any_jump_is_the_identity() -> None:
-    problem, x, config, v = smoothed_answer(0.01, t=50.0)
-    draw = make_draw(problem.net, x, start_for(x), config)
+    problem, x, _, v = smoothed_answer(0.01, t=50.0)
+    # 13 steps still show where they started: both sides of a pair need the same D
+    draw = make_draw(problem.net, x, start_for(x), TransformConfig())
     torch.testing.assert_close(Evolution(0.01, 5, seeded(0)).pullback(draw, v), v, rtol=0, atol=1e-12)
 
 

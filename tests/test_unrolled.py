@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -131,13 +131,21 @@ def test_checkpoint_changes_memory_not_the_gradient(
     torch.testing.assert_close(found[True], found[False], rtol=1e-10, atol=1e-13)
 
 
-def test_steps_leave_out_the_first_ones() -> None:
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_only_the_last_steps_are_differentiated(steps: int) -> None:
+    """The ones before count as the identity: a translation of x by something constant."""
     draw = draw_on(smooth_net(), CONFIG)
-    by_steps = [Tanh(0.05, steps=steps).pullback(draw, random_v(draw)) for steps in (1, 2, 3, 4)]
-    for fewer, more in pairwise(by_steps):
-        assert float((fewer - more).abs().max()) > 1e-3
-    for all_of_them in (None, 9):
-        assert torch.equal(Tanh(0.05, steps=all_of_them).pullback(draw, random_v(draw)), by_steps[-1])
+    v, x, soft = random_v(draw), draw.x.clone().requires_grad_(), SOFT[Tanh]
+    first = replace(CONFIG, max_iter=CONFIG.max_iter - steps)
+    before = unroll(draw.model, draw.x, draw.y, draw.start, first, lambda u: soft(u / 0.05)).detach()
+    last = unroll(draw.model, x, draw.y, before - draw.x, replace(CONFIG, max_iter=steps), lambda u: soft(u / 0.05))
+    (expected,) = torch.autograd.grad(last, x, v)
+    found = Tanh(0.05, steps=steps, trajectory="smooth").pullback(draw, v)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-13)
+    everything = Tanh(0.05, trajectory="smooth").pullback(draw, v)
+    assert float((found - everything).abs().max()) > 1e-3
+    for all_of_them in (4, 9):
+        assert torch.equal(Tanh(0.05, steps=all_of_them, trajectory="smooth").pullback(draw, v), everything)
 
 
 # ---- one step on a linear f_b with two classes, by hand
