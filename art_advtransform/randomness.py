@@ -21,7 +21,9 @@ def private_generator(generator: torch.Generator | None, device: torch.device | 
 
 def derived_seed(*key: int) -> int:
     """A 63-bit seed that depends on the whole ``key``; different keys give independent streams (numpy's SeedSequence)."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    # numpy pads short keys with zeros, so that (1,) and (1, 0) would be one stream: the length and two words for each number
+    words = [word for number in key for word in (number & 0xFFFFFFFF, number >> 32)]
+    return int(np.random.SeedSequence([len(key), *words]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def keyed_generator(*key: int) -> torch.Generator:
