@@ -71,6 +71,7 @@ def digits(split: Split = "test", root: Root = None, *, download: bool = False) 
     """
     from sklearn.datasets import load_digits
 
+    _check_split(split)
     raw = load_digits()
     order = np.random.RandomState(0).permutation(len(raw.images))
     order = order[:1200] if split == "train" else order[1200:]
@@ -138,9 +139,12 @@ def load_dataset(name: str, split: Split = "test", root: Root = None, *, downloa
     """
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
+    return DATASETS[name](split, root, download=download)
+
+
+def _check_split(split: Split) -> None:
     if split not in get_args(Split):
         raise ValueError(f"unknown split {split!r}; known: {', '.join(get_args(Split))}")
-    return DATASETS[name](split, root, download=download)
 
 
 def _root(root: Root) -> Path:
@@ -155,6 +159,7 @@ def _missing(name: str, base: Path, wanted: str, how: str) -> FileNotFoundError:
 
 
 def _from_torchvision(name: str, kind: type, base: Path, split: Split, download: bool, wanted: str) -> ImageSet:
+    _check_split(split)
     try:
         raw = kind(base, train=split == "train", download=download)
     except RuntimeError as error:
@@ -167,6 +172,7 @@ def _from_torchvision(name: str, kind: type, base: Path, split: Split, download:
 
 def _from_tree(name: str, tree: ImageTree, split: Split, label: Labels) -> ImageSet:
     """A folder or zip of image files; a zip is decoded once."""
+    _check_split(split)
 
     def decode() -> dict[str, Tensor]:
         labels, _ = label(tree.names(), tree, split)
