@@ -87,7 +87,7 @@ class DefendedModel(nn.Module):
         self.eot_average: EotAverage = eot_average
         self.queries = Queries()
         self._frozen_seed: int | None = None
-        self.train(classifier.training)
+        self.training = classifier.training  # f_a's own layers keep the mode they are in
 
     @property
     def randomized(self) -> bool:
