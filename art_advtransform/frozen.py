@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 logger = logging.getLogger(__name__)
 
+_HALF = (torch.float16, torch.bfloat16)
 _RELU_FUNCTIONS = (F.relu, torch.relu)
 _POOL_FUNCTIONS = (F.max_pool2d, torch.max_pool2d)
 
@@ -27,10 +28,16 @@ class FrozenModel(nn.Module):
         optimise: fold batch norm into convolutions, move ReLU behind max pooling (same value and gradient, a quarter of
             the elements) and use channels_last. Where that can't be done (a model that torch.fx can't trace, say), a
             plain copy serves; ``optimised`` tells which.
+        autocast: compute f_b in ``torch.bfloat16`` or ``torch.float16`` (mixed precision, for GPUs), logits and gradients come
+            back in f_b's own precision. Off by default: it flips signs of the gradient, so that g is another transformation
+            (benchmarks/precision.py measures how many).
+        compile: run LL-PGD's steps through ``torch.compile`` (for GPUs; on a CPU it loses the gain of channels_last). The
+            derivative rules that differentiate f_b twice keep the uncompiled net.
 
     Raises:
         TypeError: if ``model`` is not an nn.Module.
-        ValueError: if it has parameters in half precision: sign(u) of a rounded gradient is another transformation.
+        ValueError: if it has parameters in half precision: sign(u) of a rounded gradient is another transformation; if
+            ``autocast`` is not a half precision.
 
     Example:
         >>> frozen = FrozenModel(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(10)))
@@ -39,11 +46,21 @@ class FrozenModel(nn.Module):
         ValueError: f_b has lazy parameters: run it once on an image before it is frozen
     """
 
-    def __init__(self, model: nn.Module, *, optimise: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        optimise: bool = True,
+        autocast: torch.dtype | None = None,
+        compile: bool = False,
+    ) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
             raise TypeError(f"expected f_b to be a torch.nn.Module, got {type(model).__name__}")
         check_precision(model)
+        if autocast not in (None, *_HALF):
+            raise ValueError(f"expected autocast to be one of {', '.join(map(str, _HALF))} or None, got {autocast}")
+        self.autocast, self.compile_steps = autocast, compile
         plain = copy.deepcopy(model).eval().requires_grad_(False)
         fast = _optimised(plain) if optimise else None
         self.optimised = fast is not None
@@ -52,8 +69,26 @@ class FrozenModel(nn.Module):
         self.train(False)  # an nn.Module is born in train mode
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(x)
-        return logits
+        if self.autocast is None:
+            logits: Tensor = self.net(x)
+            return logits
+        with torch.autocast(x.device.type, self.autocast):
+            logits = self.net(x)
+        return logits.to(self.dtype)
+
+    @property
+    def for_steps(self) -> nn.Module:
+        """What LL-PGD's steps call: this module, or its compiled twin, which can be differentiated but once."""
+        if not self.compile_steps:
+            return self
+        if "_twin" not in self.__dict__:
+            self.__dict__["_twin"] = torch.compile(self)  # not a submodule: its weights would count twice
+        twin: nn.Module = self.__dict__["_twin"]
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the compiled twin, which can't be pickled and is made again on first use."""
+        return {name: value for name, value in self.__dict__.items() if name != "_twin"}
 
     def train(self, mode: bool = True) -> FrozenModel:
         """Stay in eval mode: hosts (torchattacks) put whole models back into train mode."""
@@ -92,7 +127,7 @@ def check_precision(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError("f_b has lazy parameters: run it once on an image before it is frozen")
-        if parameter.dtype in (torch.float16, torch.bfloat16):
+        if parameter.dtype in _HALF:
             raise ValueError(
                 f"expected f_b in float32 or float64, but {name} is {parameter.dtype}: call .float() first"
             )
@@ -194,7 +229,8 @@ class _BlockedGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None, None]:
         (blocked,) = ctx.saved_tensors
-        return F.pixel_shuffle(F.conv2d(v, blocked, stride=2, padding=1), 2), None, None, None
+        # under autocast v comes back in half precision
+        return F.pixel_shuffle(F.conv2d(v, blocked.to(v.dtype), stride=2, padding=1), 2), None, None, None
 
 
 def _first_convolution(traced: fx.GraphModule) -> None:

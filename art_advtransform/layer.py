@@ -117,7 +117,7 @@ class LLPGDTransform(nn.Module):
         y = target_class(self.model, fixed, self.config.objective)
         keep = differentiate and self.gradient.needs_trajectory
         draw = Draw(self.model, fixed, y, start, self.config, size, [])
-        value = ll_pgd(self.model, fixed, y, start, self.config, draw.trajectory if keep else None)
+        value = ll_pgd(self.model.for_steps, fixed, y, start, self.config, draw.trajectory if keep else None)
         return attach(self.gradient, x, value, draw) if differentiate else value
 
     def _check_start(self, start: Tensor, x: Tensor) -> None:
