@@ -54,7 +54,7 @@ def train(
         folders = train_nets(dataset, images[0], images[1], out, net, partial(_epoch_bar, bars))
     for name, folder in folders.items():
         card = read_card(folder)
-        console.print(f"{name}: test accuracy {100 * card['test_accuracy']:.1f} %, {card['draws']} draws, {folder}")
+        console.print(f"{name}: test accuracy {100 * card['test_accuracy']:.1f} %, {card['draws']} draws, {folder}", soft_wrap=True)
 
 
 @app.command()
@@ -152,12 +152,12 @@ def show(
         f"distance of E[g(x)] to x over {d.nb_images} images, {d.nb_draws} draws, seed {seed}: "
         f"mean {d.mean:.4f}, RMS {d.rms:.4f}, maximum {d.max:.4f}",
         markup=False,
+        soft_wrap=True,
     )
     out = Path(f"runs/show-{dataset}.png") if out is None else out
     rows = min(rows, images)
-    console.print(
-        f"figure: {transform_figure(x[:rows], draws_of_g(transform, x[:rows], 3, seed), expected[:rows], out)}"
-    )
+    path = transform_figure(x[:rows], draws_of_g(transform, x[:rows], 3, seed), expected[:rows], out)
+    console.print(f"figure: {path}", soft_wrap=True)
 
 
 @contextmanager
@@ -191,11 +191,12 @@ def _report(evaluations: dict[str, Evaluation], title: str, out: Path) -> None:
 
     console.print(terminal_table(evaluations, title))
     for line in problems(evaluations):
-        console.print(line, style="dim", highlight=False)
-    console.print("records:", *(str(e.path) for e in evaluations.values()))
-    console.print("tables:", *(str(path) for path in save_tables(evaluations, out)))
+        console.print(line, style="dim", highlight=False, markup=False)
+    # paths are not broken where the output is narrow: they are copied, and read by other programs
+    console.print("records:", *(str(e.path) for e in evaluations.values()), soft_wrap=True)
+    console.print("tables:", *(str(path) for path in save_tables(evaluations, out)), soft_wrap=True)
     try:
-        console.print("figure:", str(accuracy_figure(evaluations, out / "accuracy.png")))
+        console.print("figure:", str(accuracy_figure(evaluations, out / "accuracy.png")), soft_wrap=True)
     except ModuleNotFoundError:
         console.print('figure: not drawn: needs matplotlib: pip install "art-advtransform[report]"')
 
@@ -205,6 +206,6 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         app()
-    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+    except (ValueError, TypeError, OSError, ModuleNotFoundError, FloatingPointError) as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)

@@ -5,6 +5,7 @@ To train for another data set, add its entry to ``NETS``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from art_advtransform.datasets import ImageSet
 from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.networks import NETWORKS
-from art_advtransform.pretrained import load_pretrained, save_pretrained
+from art_advtransform.pretrained import load_pretrained, read_card, save_pretrained
 from art_advtransform.randomness import derived_seed, global_seed, keyed_generator
 from art_advtransform.training import Loss, OnEpoch, Recipe, adversarial_loss, defended_loss, fit, plain_loss
 
@@ -48,6 +49,10 @@ class Net:
     about: str
     threat: ThreatModel | None = None
     f_b: str = "f_b-adversarial"
+
+    def __post_init__(self) -> None:
+        if (self.role == "adversarial") != (self.threat is not None):
+            raise ValueError(f"expected a threat for the role adversarial, and only for it, got {self.threat}")
 
 
 # Digits have 16 grey levels; at two of them an undefended net falls to a few per cent, at the usual 8/255 to 89.
@@ -125,10 +130,11 @@ def train_nets(
     unknown = [name for name in names or [] if name not in known]
     if unknown:
         raise ValueError(f"unknown net {unknown[0]!r}; known: {', '.join(known)}")
-    folders = {name: Path(out) / name for name in names or known}
+    # in the table's order: f_b before what is trained on it
+    folders = {name: Path(out) / name for name in known if not names or name in names}
     for name, folder in folders.items():
         net = known[name]
-        if not _finished(folder, net):
+        if not _finished(folder, _made_from(dataset, net, folder.parent)):
             _train_net(dataset, net, train, test, folder, None if on_epoch is None else on_epoch(name))
     return folders
 
@@ -136,11 +142,14 @@ def train_nets(
 def _train_net(dataset: str, net: Net, train: ImageSet, test: ImageSet, folder: Path, on_epoch: OnEpoch | None) -> None:
     with global_seed(derived_seed(net.recipe.seed)):  # the initial weights
         model: nn.Module = NETWORKS[net.architecture](**net.arguments)
-    transform = _transform(net, folder.parent, dataset) if net.role == "defended" else None
-    checkpoint = folder.with_name(f"{folder.name}.checkpoint.safetensors")
+    transform = _transform(dataset, net, folder.parent) if net.role == "defended" else None
+    made_from = _made_from(dataset, net, folder.parent)
+    # of another role or f_b it is another file: never gone on from
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]
+    checkpoint = folder.with_name(f"{folder.name}.{digest}.checkpoint.safetensors")
     fit(model, train, _loss(net, transform), net.recipe, checkpoint=checkpoint, on_epoch=on_epoch)
     defended = DefendedModel(model, transform)
-    card = {"dataset": dataset, "net": _as_json(net), "test_images": len(test), **_accuracy(defended, test)}
+    card = {**made_from, "test_images": len(test), **_accuracy(defended, test)}
     save_pretrained(model, folder, card)
     checkpoint.unlink()
 
@@ -151,27 +160,36 @@ def _loss(net: Net, transform: LLPGDTransform | None) -> Loss:
     return plain_loss if net.threat is None else adversarial_loss(net.threat)
 
 
-def _transform(net: Net, folder: Path, dataset: str) -> LLPGDTransform:
-    """g on the f_b trained beside, else on the bundled one."""
-    beside = folder / net.f_b
-    f_b = load_pretrained(beside if beside.is_dir() else f"{dataset}/{net.f_b}")
+def _transform(dataset: str, net: Net, folder: Path) -> LLPGDTransform:
+    f_b = load_pretrained(_f_b(dataset, net, folder))
     return LLPGDTransform(f_b, TransformConfig(), generator=keyed_generator(net.recipe.seed))
+
+
+def _f_b(dataset: str, net: Net, folder: Path) -> str | Path:
+    """The f_b trained beside, else the bundled one."""
+    beside = folder / net.f_b
+    return beside if beside.is_dir() else f"{dataset}/{net.f_b}"
 
 
 def _accuracy(defended: DefendedModel, test: ImageSet, draws: int = 10) -> dict[str, float]:
     """Mean test accuracy; over several draws where there are any."""
     draws = draws if defended.randomized else 1
+    device = next(defended.classifier.parameters()).device
     with torch.no_grad():
-        right = [(defended(test.x).argmax(1) == test.y).float().mean().item() for _ in range(draws)]
+        predicted = [
+            torch.cat([defended(part.to(device)).argmax(1).cpu() for part in test.x.split(512)]) for _ in range(draws)
+        ]
+    right = [(classes == test.y).float().mean().item() for classes in predicted]
     return {"test_accuracy": round(sum(right) / draws, 4), "draws": draws}
 
 
-def _finished(folder: Path, net: Net) -> bool:
-    card = folder / "card.json"
-    return card.is_file() and json.loads(card.read_text()).get("net") == _as_json(net)
+def _finished(folder: Path, made_from: dict[str, Any]) -> bool:
+    return (folder / "card.json").is_file() and made_from.items() <= read_card(folder).items()
 
 
-def _as_json(net: Net) -> dict[str, Any]:
-    """The net as its card shows it (lists for tuples)."""
-    as_json: dict[str, Any] = json.loads(json.dumps(asdict(net)))
-    return as_json
+def _made_from(dataset: str, net: Net, folder: Path) -> dict[str, Any]:
+    """What the weights depend on, as the card shows it (lists for tuples): the entry in ``NETS``, and which f_b g works on."""
+    made_from: dict[str, Any] = {"dataset": dataset, "net": json.loads(json.dumps(asdict(net)))}
+    if net.role == "defended":
+        made_from["f_b_sha256"] = read_card(_f_b(dataset, net, folder))["sha256"]
+    return made_from

@@ -72,6 +72,11 @@ class Recipe:
         check_positive("learning_rate", self.learning_rate)
         check_count("crop_padding", self.crop_padding, minimum=0)
         check_count("seed", self.seed, minimum=0)
+        for name, value in (("momentum", self.momentum), ("weight_decay", self.weight_decay)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"expected {name} >= 0, got {value}")
+        if not 0 <= self.warmup < self.nb_epochs:
+            raise ValueError(f"expected warmup in [0, nb_epochs={self.nb_epochs}), got {self.warmup}")
         if self.decay not in get_args(Decay):
             raise ValueError(f"unknown decay {self.decay!r}; known: {', '.join(get_args(Decay))}")
 
@@ -115,7 +120,7 @@ def defended_loss(transform: LLPGDTransform) -> Loss:
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         with torch.no_grad():
-            g = transform(x, random_start(x, transform.config.eps, generator))
+            g = transform(x, _fresh_start(transform, x, generator))
         return F.cross_entropy(model(g), y)
 
     return loss
@@ -125,12 +130,18 @@ def imitation_loss(transform: LLPGDTransform) -> Loss:
     """Mean squared distance of h(x, D) to g_D(x) (eq. 6), in units of eps^2."""
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        start = random_start(x, transform.config.eps, generator)
+        start = _fresh_start(transform, x, generator)
         with torch.no_grad():
             g = transform(x, start)
         return F.mse_loss(model(x, start), g) / transform.config.eps**2
 
     return loss
+
+
+def _fresh_start(transform: LLPGDTransform, x: Tensor, generator: torch.Generator) -> Tensor:
+    """D as the defence draws it, but from the epoch's generator; zero where the configuration has no random start."""
+    config = transform.config
+    return random_start(x, config.eps, generator) if config.random_start else torch.zeros_like(x)
 
 
 def fit_surrogate(
@@ -188,7 +199,7 @@ def fit(
         The mean training loss of every epoch.
 
     Raises:
-        ValueError: if the training set is smaller than a batch, the checkpoint is damaged or of another recipe.
+        ValueError: if the training set is smaller than a batch, the checkpoint is damaged, of another recipe or network.
         FloatingPointError: if the loss is no longer finite.
     """
     if len(data) < recipe.batch_size:
@@ -285,7 +296,10 @@ class _Checkpoint:
             raise ValueError(f"damaged checkpoint {self.path}: {error}; delete it to start anew") from error
         if metadata.get("recipe") != self.recipe:
             raise ValueError(f"checkpoint {self.path} was made with another recipe; delete it to start anew")
-        model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        try:
+            model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        except RuntimeError as error:
+            raise ValueError(f"checkpoint {self.path} is of another network; delete it to start anew") from error
         state = optimizer.state_dict()
         state["state"] = {
             int(k.removeprefix("momentum.")): {"momentum_buffer": v}

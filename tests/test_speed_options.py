@@ -45,16 +45,16 @@ def test_autocast_computes_in_half_and_returns_single(f_b: nn.Module, x: Tensor)
     seen: list[torch.dtype] = []
 
     class Spy(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, net: nn.Module) -> None:
             super().__init__()
-            self.net: nn.Module = f_b
+            self.net = net
 
         def forward(self, x: Tensor) -> Tensor:
             logits: Tensor = self.net(x)
             seen.append(logits.dtype)
             return logits
 
-    half = FrozenModel(Spy(), autocast=torch.bfloat16, optimise=False)
+    half = FrozenModel(Spy(f_b), autocast=torch.bfloat16, optimise=False)
     logits = half(x)
     assert seen == [torch.bfloat16]
     assert logits.dtype == torch.float32
