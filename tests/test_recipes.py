@@ -1,0 +1,179 @@
+"""The nets that ship: made by their recipes, finished once, and as good as their cards say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from art_advtransform import recipes
+from art_advtransform.config import ThreatModel
+from art_advtransform.datasets import ImageSet, digits
+from art_advtransform.defended import DefendedModel
+from art_advtransform.layer import LLPGDTransform
+from art_advtransform.networks import NETWORKS
+from art_advtransform.pretrained import BUNDLED, load_pretrained, read_card
+from art_advtransform.recipes import NETS, Net, train_nets
+from art_advtransform.training import Recipe
+from tests.models import same_weights, tiny_nets
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, Net]:
+    nets = tiny_nets()
+    monkeypatch.setitem(recipes.NETS, "digits", nets)
+    return nets
+
+
+def train(out: Path, names: list[str] | None = None, seen: list[str] | None = None) -> dict[str, Path]:
+    """Train on a few images; the names of the nets that were trained are added to ``seen``."""
+    data = digits("train")
+    few = ImageSet("digits", data.x[:160], data.y[:160], data.classes)
+    trained = [] if seen is None else seen
+
+    def on_epoch(name: str) -> Any:
+        return lambda done, total, loss: trained.append(f"{name} {done}/{total}")
+
+    return train_nets("digits", few, digits("test").sample(64), out, names, on_epoch)
+
+
+# ---- the training of a table
+
+
+def test_unknown_names(tmp_path: Path) -> None:
+    data = digits("test").sample(8)
+    with pytest.raises(ValueError, match=r"no recipes for dataset 'mnist'; known: digits"):
+        train_nets("mnist", data, data, tmp_path)
+    with pytest.raises(ValueError, match=r"unknown net 'f_c'; known: f_b-adversarial, f_a-undefended, "):
+        train_nets("digits", data, data, tmp_path, ["surrogate", "f_c"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("role", "threat"), [("adversarial", None), ("plain", ThreatModel())])
+def test_a_threat_belongs_to_adversarial_training(role: recipes.Role, threat: ThreatModel | None) -> None:
+    # without it f_b would silently be trained on clean images
+    with pytest.raises(ValueError, match="expected a threat for the role adversarial, and only for it"):
+        Net("SmallVGG", {}, role, Recipe(), "f_b", threat)
+
+
+def test_a_table_is_trained_and_finished_once(tmp_path: Path, tiny: dict[str, Net]) -> None:
+    seen: list[str] = []
+    folders = train(tmp_path, seen=seen)
+    assert folders == {name: tmp_path / name for name in tiny}
+    assert seen == [f"{name} 1/1" for name in tiny]
+    assert {path.name for path in tmp_path.iterdir()} == set(tiny)  # the checkpoints are gone
+    for name, folder in folders.items():
+        _check_card(folder, tiny[name])
+    assert read_card(folders["f_a-defended"])["f_b_sha256"] == read_card(folders["f_b-adversarial"])["sha256"]
+    before = {name: (folder / "card.json").stat().st_mtime_ns for name, folder in folders.items()}
+    assert train(tmp_path, seen=seen) == folders
+    assert len(seen) == 4
+    assert before == {name: (folder / "card.json").stat().st_mtime_ns for name, folder in folders.items()}
+
+
+def _check_card(folder: Path, net: Net) -> None:
+    card = json.loads((folder / "card.json").read_text())
+    assert card["architecture"] == net.architecture
+    assert card["net"] == json.loads(json.dumps(asdict(net)))
+    assert card["sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert (card["dataset"], card["test_images"]) == ("digits", 64)
+    assert card["draws"] == (10 if net.role == "defended" else 1)
+    if net.role != "defended":
+        assert card["test_accuracy"] == round(_accuracy(DefendedModel(load_pretrained(folder), None), 64), 4)
+
+
+def _accuracy(model: DefendedModel, n: int) -> float:
+    data = digits("test").sample(n)
+    with torch.no_grad():
+        return float((model(data.x).argmax(1) == data.y).float().mean())
+
+
+def test_weights_follow_the_recipe_alone(tmp_path: Path, tiny: dict[str, Net]) -> None:
+    torch.manual_seed(1)
+    first = train(tmp_path / "a", ["surrogate"])["surrogate"]
+    torch.manual_seed(2)
+    again = train(tmp_path / "b", ["surrogate"])["surrogate"]
+    assert same_weights(load_pretrained(first), load_pretrained(again))
+    untrained = NETWORKS["SmallVGG"](**tiny["surrogate"].arguments)
+    assert not same_weights(load_pretrained(first), untrained)
+
+
+def test_a_changed_recipe_is_trained_again_with_what_depends_on_it(tmp_path: Path, tiny: dict[str, Net]) -> None:
+    train(tmp_path)
+    tiny["f_b-adversarial"] = replace(tiny["f_b-adversarial"], recipe=replace(tiny["surrogate"].recipe, seed=5))
+    seen: list[str] = []
+    folders = train(tmp_path, seen=seen)
+    # f_a was trained on g of the old f_b
+    assert seen == ["f_b-adversarial 1/1", "f_a-defended 1/1"]
+    assert read_card(folders["f_b-adversarial"])["net"]["recipe"]["seed"] == 5
+
+
+def test_f_b_comes_first_in_whatever_order_it_is_asked_for(tmp_path: Path, tiny: dict[str, Net]) -> None:
+    seen: list[str] = []
+    folders = train(tmp_path, ["f_a-defended", "f_b-adversarial"], seen)
+    assert [name.split()[0] for name in seen] == ["f_b-adversarial", "f_a-defended"]
+    assert read_card(folders["f_a-defended"])["f_b_sha256"] == read_card(folders["f_b-adversarial"])["sha256"]
+
+
+def test_without_an_f_b_beside_the_bundled_one_serves(tmp_path: Path, tiny: dict[str, Net]) -> None:
+    folder = train(tmp_path, ["f_a-defended"])["f_a-defended"]
+    assert read_card(folder)["f_b_sha256"] == read_card("digits/f_b-adversarial")["sha256"]
+
+
+def test_a_killed_training_goes_on(tmp_path: Path, tiny: dict[str, Net]) -> None:
+    tiny["surrogate"] = replace(tiny["surrogate"], recipe=replace(tiny["surrogate"].recipe, nb_epochs=3))
+    expected = train(tmp_path / "whole", ["surrogate"])["surrogate"]
+
+    def kill(name: str) -> Any:
+        def on_epoch(done: int, total: int, loss: float) -> None:
+            if done == 2:
+                raise KeyboardInterrupt
+
+        return on_epoch
+
+    data = digits("train")
+    few = ImageSet("digits", data.x[:160], data.y[:160], data.classes)
+    with pytest.raises(KeyboardInterrupt):
+        train_nets("digits", few, digits("test").sample(64), tmp_path / "killed", ["surrogate"], kill)
+    assert not (tmp_path / "killed" / "surrogate").exists()  # no net that looks finished
+    seen: list[str] = []
+    resumed = train(tmp_path / "killed", ["surrogate"], seen)["surrogate"]
+    assert seen == ["surrogate 3/3"]
+    assert same_weights(load_pretrained(resumed), load_pretrained(expected))
+    assert read_card(resumed) == read_card(expected)
+
+
+# ---- what ships
+
+
+@pytest.mark.parametrize("name", sorted(NETS["digits"]))
+def test_bundled_cards_are_those_of_the_recipes(name: str) -> None:
+    card = read_card(f"digits/{name}")
+    assert card["net"] == json.loads(json.dumps(asdict(NETS["digits"][name])))
+    assert card["architecture"] == NETS["digits"][name].architecture
+    assert {path.parent.name for path in (BUNDLED / "digits").glob("*/card.json")} == set(NETS["digits"])
+
+
+def test_bundled_f_a_belongs_to_the_bundled_f_b() -> None:
+    assert read_card("digits/f_a-defended")["f_b_sha256"] == read_card("digits/f_b-adversarial")["sha256"]
+
+
+@pytest.mark.parametrize("name", ["f_a-undefended", "f_b-adversarial", "surrogate"])
+def test_bundled_plain_nets_are_as_good_as_their_cards(name: str) -> None:
+    model = DefendedModel(load_pretrained(f"digits/{name}"), None)
+    assert round(_accuracy(model, 597), 4) == read_card(f"digits/{name}")["test_accuracy"]
+
+
+def test_bundled_defended_net_is_as_good_as_its_card() -> None:
+    g = LLPGDTransform(load_pretrained("digits/f_b-adversarial"))
+    f_a = load_pretrained("digits/f_a-defended")
+    accuracies = [_accuracy(DefendedModel(f_a, g), 597) for _ in range(4)]
+    assert len(set(accuracies)) > 1  # fresh draws
+    assert abs(sum(accuracies) / 4 - read_card("digits/f_a-defended")["test_accuracy"]) < 0.015
+    # it was trained for g: a net that wasn't is worse behind it
+    assert _accuracy(DefendedModel(load_pretrained("digits/f_a-undefended"), g), 597) < min(accuracies) - 0.1
