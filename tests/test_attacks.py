@@ -1,0 +1,268 @@
+"""The catalogue: every attack keeps its promises, and takes an undefended net down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from art_advtransform.attacks.adaptive import momentum_pgd
+from art_advtransform.attacks.art_attacks import (
+    black_box_transfer,
+    bpda_identity,
+    bpda_unrolled,
+    projected_gradient_descent,
+    white_box_transfer,
+)
+from art_advtransform.attacks.base import Attack, Target
+from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
+from art_advtransform.attacks.presets import PRESETS, preset_attacks
+from art_advtransform.attacks.torchattacks_attacks import auto_pgd, square
+from art_advtransform.config import ThreatModel
+from art_advtransform.defended import DefendedModel
+from art_advtransform.transform import random_start
+from art_advtransform.unrolled import Softsign, Tanh
+from tests.models import defended, digits_target, global_state_untouched, undefended
+from tests.problems import linear_net, linear_two_classes
+
+# the attacks of the presets with few steps
+SMALL: dict[str, Callable[[], Attack]] = {
+    "white-box transfer": lambda: white_box_transfer(4),
+    "black-box transfer": lambda: black_box_transfer(4),
+    "BPDA-I: PGD": lambda: bpda_identity(4, 2),
+    "BPDA-I: APGD": lambda: auto_pgd(4, 2),
+    "BPDA-I: momentum": lambda: momentum_pgd(6),
+    "unrolled BPDA, tanh": lambda: bpda_unrolled(Tanh(1.0, normalize=True), "tanh", 2, 2),
+    "unrolled BPDA, soft sign": lambda: bpda_unrolled(Softsign(1.0, normalize=True), "soft sign", 2, 2),
+    "HopSkipJump": lambda: hop_skip_jump(1, 10, 20),
+    "GenAttack": lambda: gen_attack(3, 4),
+    "Square": lambda: square(10),
+}
+WITHOUT_F_B = ("white-box transfer", "black-box transfer")
+
+every_attack = pytest.mark.parametrize("name", SMALL)
+
+
+def accuracy(model: DefendedModel, x: Tensor, y: Tensor) -> float:
+    with torch.no_grad():
+        return float((model.view().eval()(x).argmax(1) == y).float().mean())
+
+
+def test_every_attack_of_the_presets_is_tested() -> None:
+    names = [attack.name for preset in PRESETS for attack in preset_attacks(preset)]
+    assert all(any(name.startswith(small) for small in SMALL) for name in names), names
+    assert all(make().name.startswith(small) for small, make in SMALL.items())
+    for preset in PRESETS:  # records and tables tell attacks apart by name
+        attacks = [attack.name for attack in preset_attacks(preset)]
+        assert len(attacks) == len(set(attacks))
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(ValueError, match="unknown preset 'slow'; known: smoke, quick"):
+        preset_attacks("slow")
+
+
+# ---- what every attack promises
+
+
+@every_attack
+def test_attacks_return_images_that_differ_and_count_their_queries(name: str) -> None:
+    target = digits_target(defended())
+    with global_state_untouched():
+        attacked = SMALL[name]().run(target)
+    assert attacked.shape == target.x.shape
+    projected = target.project(attacked.detach())
+    assert float((projected - target.x).abs().max()) <= target.threat.eps + 1e-6
+    assert float(projected.min()) >= 0
+    assert float(projected.max()) <= 1
+    assert not torch.equal(projected, target.x)
+    assert (target.queries.forward == 0) == (name in WITHOUT_F_B)
+    differentiates = "BPDA" in name
+    assert (target.queries.backward > 0) == differentiates
+    model = target.defended
+    assert model.transform is not None
+    assert all(p.grad is None for p in [*model.classifier.parameters(), *model.transform.parameters()])
+    assert all(p.grad is None for net in target.surrogates.values() for p in net.parameters())
+
+
+@every_attack
+def test_attacks_follow_their_seed(name: str) -> None:
+    attack, results = SMALL[name](), []
+    for k, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(k)  # global state must not matter
+        results.append(attack.run(digits_target(defended(), seed=seed)))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+# HopSkipJump minimises the distance, and may end outside
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "HopSkipJump"])
+def test_attacks_stay_within_the_budget_by_themselves(name: str) -> None:
+    target = digits_target(defended())
+    attacked = SMALL[name]().run(target).detach()
+    assert float((attacked - target.project(attacked)).abs().max()) <= 1e-6
+
+
+@every_attack
+def test_attacks_do_not_see_the_defence_s_own_draws(name: str) -> None:
+    model = defended()
+    assert model.transform is not None
+    before = model.transform.generator.get_state()
+    SMALL[name]().run(digits_target(model))
+    assert torch.equal(model.transform.generator.get_state(), before)
+    assert model.queries.forward == 0  # nor count on the model that others use
+
+
+# ---- positive controls
+
+STRONG: dict[str, Callable[[], Attack]] = {
+    "white-box transfer": lambda: white_box_transfer(20),
+    "BPDA-I: PGD": lambda: bpda_identity(20, 1),
+    "BPDA-I: APGD": lambda: auto_pgd(20, 1),
+    "BPDA-I: momentum": lambda: momentum_pgd(40),
+}
+
+
+@pytest.mark.parametrize("name", STRONG)
+def test_an_undefended_net_falls(name: str) -> None:
+    target = digits_target(undefended(), 40)
+    assert accuracy(target.defended, target.x, target.y) >= 0.95
+    attacked = target.project(STRONG[name]().run(target).detach())
+    assert accuracy(target.defended, attacked, target.y) <= 0.1
+
+
+@pytest.mark.parametrize("make", [lambda: square(300), lambda: gen_attack(60, 8), lambda: hop_skip_jump(3, 50, 100)])
+def test_black_box_attacks_succeed_where_there_is_no_defence(make: Callable[[], Attack]) -> None:
+    target = digits_target(undefended(), 20)
+    attacked = target.project(make().run(target).detach())
+    assert accuracy(target.defended, attacked, target.y) <= accuracy(target.defended, target.x, target.y) - 0.3
+
+
+def test_black_box_transfer_attacks_the_surrogate() -> None:
+    target = digits_target(undefended(), 40)
+    attacked = black_box_transfer(20).run(target)
+    surrogate = target.surrogates["surrogate"]
+    assert accuracy(DefendedModel(surrogate, None), attacked, target.y) <= 0.1
+    two: dict[str, nn.Module] = {"a": surrogate, "b": target.defended.classifier}
+    both = Target(target.defended, target.x, target.y, target.threat, 0, two)
+    attacked = black_box_transfer(20).run(both)
+    assert all(accuracy(DefendedModel(net, None), attacked, target.y) <= 0.2 for net in two.values())
+
+
+def test_bpda_sees_more_than_transfer() -> None:
+    # f_a alone is not what classifies: through g the same number of steps does more harm
+    target = digits_target(defended(), 60)
+    clean = accuracy(target.defended, target.x, target.y)
+    through_g = accuracy(target.defended, bpda_identity(20, 4).run(target), target.y)
+    alone = accuracy(target.defended, white_box_transfer(20).run(target), target.y)
+    assert through_g <= alone - 0.1
+    assert through_g <= clean - 0.4
+
+
+# ---- what single attacks promise
+
+
+@pytest.mark.parametrize("max_iter", [1, 6])
+def test_momentum_pgd_on_a_linear_net(max_iter: int) -> None:
+    # the gradient's sign never changes: x_t is known, and so is the mean of the last half of the iterates
+    w = linear_two_classes((1, 4, 4)).w
+    net = linear_net(torch.stack([w.flatten(), torch.zeros(16)]))
+    x, eps = torch.full((2, 1, 4, 4), 0.5, dtype=torch.float64), 0.1
+    target = Target(DefendedModel(net, None), x, torch.tensor([0, 1]), ThreatModel(eps), 0)
+    attacked = momentum_pgd(max_iter).run(target)
+    away = -torch.sign(w) * torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
+    d, iterates = random_start(x, eps, target.generator(0)), []
+    for t in range(max_iter):
+        d = (d + eps / 8 * (1 - 0.8 * t / max_iter) * away).clamp(-eps, eps)
+        iterates.append(x + d)
+    torch.testing.assert_close(attacked, torch.stack(iterates[max_iter // 2 :]).mean(0))
+
+
+def test_momentum_pgd_along_another_rule_needs_a_transform() -> None:
+    assert momentum_pgd(2, "tanh").needs_transform
+    assert not momentum_pgd(2).needs_transform
+
+
+def test_gen_attack_targets_the_runner_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    from foolbox.attacks.gen_attack import GenAttack
+
+    seen: list[Any] = []
+
+    def run(self: Any, model: Any, x: Tensor, criterion: Any, **options: Any) -> tuple[None, Tensor, None]:
+        seen.append(criterion.target_classes.raw)
+        return None, x, None
+
+    monkeypatch.setattr(GenAttack, "__call__", run)
+    target = digits_target(undefended(), 40)
+    gen_attack(1, 2).run(target)
+    with torch.no_grad():
+        order = target.defended(target.x).argsort(1, descending=True)
+    expected = torch.where(order[:, 0] == target.y, order[:, 1], order[:, 0])
+    assert torch.equal(seen[0], expected)
+    assert not bool((seen[0] == target.y).any())
+
+
+def hop_skip_jump_starts(target: Target, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """What HopSkipJump is called with: (images, labels, starting points)."""
+    from foolbox.attacks.hop_skip_jump import HopSkipJumpAttack
+
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def run(self: Any, model: Any, x: Tensor, y: Tensor, starting_points: Tensor, **options: Any) -> Any:
+        taken_for = model(starting_points).argmax(1)
+        assert torch.equal(taken_for, model(starting_points).argmax(1))  # the draw is frozen
+        assert not bool((taken_for == y).any())
+        seen.append((x, y, starting_points))
+        return torch.zeros_like(x), None, None
+
+    monkeypatch.setattr(HopSkipJumpAttack, "__call__", run)
+    attacked = hop_skip_jump(1, 10, 20).run(target)
+    attacked_rows = (attacked == 0).flatten(1).all(1)
+    assert torch.equal(target.x[attacked_rows], torch.cat([target.x[:0], *(x for x, _, _ in seen)]))
+    assert torch.equal(attacked[~attacked_rows], target.x[~attacked_rows])
+    return seen
+
+
+def test_hop_skip_jump_starts_from_images_of_other_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = digits_target(defended(), 20)
+    ((x, _, starts),) = hop_skip_jump_starts(target, monkeypatch)
+    assert len(x) == 20
+    pool = {tuple(image.flatten().tolist()) for image in target.x}
+    assert all(tuple(image.flatten().tolist()) in pool for image in starts)
+
+
+def test_hop_skip_jump_leaves_images_without_a_start_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = digits_target(undefended(), 20)
+    # nothing but images of class k to start from: those of class k have no start
+    k = int(target.y[0])
+    target.others = target.x[target.y == k]
+    ((_, labels, _),) = hop_skip_jump_starts(target, monkeypatch)
+    assert torch.equal(labels, target.y[target.y != k])
+
+
+def test_hop_skip_jump_without_any_start() -> None:
+    target = digits_target(undefended(), 3)
+    target.others = target.x[:0]
+    assert torch.equal(hop_skip_jump(1, 10, 20).run(target), target.x)
+
+
+def test_pgd_steps_and_start_of_art(monkeypatch: pytest.MonkeyPatch) -> None:
+    from art.attacks.evasion import ProjectedGradientDescent
+
+    seen: list[dict[str, Any]] = []
+    original = ProjectedGradientDescent.__init__
+
+    def init(self: Any, *arguments: Any, **options: Any) -> None:
+        seen.append(options)
+        original(self, *arguments, **options)
+
+    monkeypatch.setattr(ProjectedGradientDescent, "__init__", init)
+    target = digits_target(undefended())
+    for max_iter in (5, 100):
+        projected_gradient_descent(target, target.view(), max_iter)
+    eps = target.threat.eps
+    assert [o["eps_step"] for o in seen] == pytest.approx([eps / 2, eps / 10])
+    assert [(o["eps"], o["max_iter"], o["num_random_init"]) for o in seen] == [(eps, 5, 1), (eps, 100, 1)]
