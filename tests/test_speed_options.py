@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def x() -> Tensor:
 def compiler(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     """torch.compile without a C++ compiler; what was compiled."""
     compiled: list[nn.Module] = []
-    real = partial(torch.compile, backend="aot_eager")
+    real: Any = partial(torch.compile, backend="aot_eager")
 
     def compile_and_note(module: nn.Module) -> nn.Module:
         compiled.append(module)
