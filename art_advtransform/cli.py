@@ -54,7 +54,10 @@ def train(
         folders = train_nets(dataset, images[0], images[1], out, net, partial(_epoch_bar, bars))
     for name, folder in folders.items():
         card = read_card(folder)
-        console.print(f"{name}: test accuracy {100 * card['test_accuracy']:.1f} %, {card['draws']} draws, {folder}", soft_wrap=True)
+        console.print(
+            f"{name}: test accuracy {100 * card['test_accuracy']:.1f} %, {card['draws']} draws, {folder}",
+            soft_wrap=True,
+        )
 
 
 @app.command()
