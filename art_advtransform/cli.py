@@ -90,7 +90,7 @@ def evaluate(
     home = dataset if nets is None else str(nets)
     transform = LLPGDTransform(load_network(f_b or f"{home}/f_b-adversarial"))
     models = {
-        "undefended": DefendedModel(load_network(f"{home}/f_a-undefended"), None),
+        "undefended": DefendedModel(load_network(f"{home}/undefended"), None),
         "defended": DefendedModel(load_network(f"{home}/f_a-defended"), transform),
     }
     surrogates = {"surrogate": load_network(f"{home}/surrogate")}

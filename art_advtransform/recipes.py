@@ -39,6 +39,7 @@ class Net:
         recipe: how it is optimised.
         about: a line for the card.
         threat: budget of the PGD examples; needed by that role alone.
+        attack_steps: their steps; 1 is the cheap FGSM with a random start.
         f_b: name of the net that g works on; it must be trained before.
     """
 
@@ -48,6 +49,7 @@ class Net:
     recipe: Recipe
     about: str
     threat: ThreatModel | None = None
+    attack_steps: int = 7
     f_b: str = "f_b-adversarial"
 
     def __post_init__(self) -> None:
@@ -86,17 +88,32 @@ _DIGITS_RECIPE = Recipe(
     flip=False,
 )
 
+# Dropout as light as an adversarially trained net of this size bears: it underfits already.
+_CIFAR_VGG = {"dropout": 0.1}
+_CIFAR_RECIPE = Recipe(nb_epochs=30, weight_decay=5e-4, decay="cosine", warmup=2)
+
 NETS: dict[str, dict[str, Net]] = {
     "digits": {
         "f_b-adversarial": Net(
             "SmallVGG", _DIGITS_VGG, "adversarial", _DIGITS_RECIPE, "the external model f_b", DIGITS_THREAT
         ),
-        "f_a-undefended": Net("ResNet18", _DIGITS_RESNET, "plain", _DIGITS_RECIPE, "the classifier without a defence"),
+        "undefended": Net("ResNet18", _DIGITS_RESNET, "plain", _DIGITS_RECIPE, "the classifier without a defence"),
         "f_a-defended": Net("ResNet18", _DIGITS_RESNET, "defended", _DIGITS_RECIPE, "the classifier behind g"),
         "surrogate": Net(
             "SmallVGG", _DIGITS_VGG, "plain", _DIGITS_RECIPE, "what a black-box attacker trains for himself"
         ),
-    }
+    },
+    "cifar10": {
+        "f_b-adversarial": Net(
+            "SmallVGG",
+            _CIFAR_VGG,
+            "adversarial",
+            _CIFAR_RECIPE,
+            "the external model f_b",
+            ThreatModel(),
+            attack_steps=1,
+        ),
+    },
 }
 
 
@@ -157,7 +174,7 @@ def _train_net(dataset: str, net: Net, train: ImageSet, test: ImageSet, folder: 
 def _loss(net: Net, transform: LLPGDTransform | None) -> Loss:
     if transform is not None:
         return defended_loss(transform)
-    return plain_loss if net.threat is None else adversarial_loss(net.threat)
+    return plain_loss if net.threat is None else adversarial_loss(net.threat, net.attack_steps)
 
 
 def _transform(dataset: str, net: Net, folder: Path) -> LLPGDTransform:
@@ -184,12 +201,31 @@ def _accuracy(defended: DefendedModel, test: ImageSet, draws: int = 10) -> dict[
 
 
 def _finished(folder: Path, made_from: dict[str, Any]) -> bool:
-    return (folder / "card.json").is_file() and made_from.items() <= read_card(folder).items()
+    if not (folder / "card.json").is_file():
+        return False
+    card = read_card(folder)
+    return made_from.items() <= {**card, "net": _net_on(card)}.items()
+
+
+def _net_on(card: dict[str, Any]) -> dict[str, Any] | None:
+    """The entry of ``NETS`` as the card has it; a field that is younger than the card has its default."""
+    try:
+        net = card["net"]
+        threat = None if net["threat"] is None else ThreatModel(**net["threat"])
+        return _plain(Net(**{**net, "recipe": Recipe(**net["recipe"]), "threat": threat}))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _made_from(dataset: str, net: Net, folder: Path) -> dict[str, Any]:
-    """What the weights depend on, as the card shows it (lists for tuples): the entry in ``NETS``, and which f_b g works on."""
-    made_from: dict[str, Any] = {"dataset": dataset, "net": json.loads(json.dumps(asdict(net)))}
+    """What the weights depend on, as the card shows it: the entry in ``NETS``, and which f_b g works on."""
+    made_from: dict[str, Any] = {"dataset": dataset, "net": _plain(net)}
     if net.role == "defended":
         made_from["f_b_sha256"] = read_card(_f_b(dataset, net, folder))["sha256"]
     return made_from
+
+
+def _plain(net: Net) -> dict[str, Any]:
+    """As JSON has it: lists for tuples."""
+    fields: dict[str, Any] = json.loads(json.dumps(asdict(net)))
+    return fields

@@ -91,7 +91,7 @@ def global_state_untouched() -> Iterator[None]:
 
 
 def undefended() -> DefendedModel:
-    return DefendedModel(load_pretrained("digits/f_a-undefended"), None)
+    return DefendedModel(load_pretrained("digits/undefended"), None)
 
 
 def defended() -> DefendedModel:
