@@ -100,10 +100,10 @@ def adversarial_loss(threat: ThreatModel, max_iter: int = 7, eps_step: float | N
 
     Args:
         threat: budget of the attack.
-        max_iter: steps.
-        eps_step: step length; ``None`` means 2.5 eps / max_iter.
+        max_iter: steps; 1 is FGSM with a random start (Wong et al. 2020, arXiv 2001.03994).
+        eps_step: step length; ``None`` means 2.5 eps / max_iter, and 1.25 eps for a single step.
     """
-    step = 2.5 * threat.eps / max_iter if eps_step is None else eps_step
+    step = (1.25 if max_iter == 1 else 2.5 / max_iter) * threat.eps if eps_step is None else eps_step
     config = TransformConfig(threat.eps, step, max_iter, objective="most_likely", clip_values=threat.clip_values)
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
