@@ -38,24 +38,45 @@ FB = Annotated[
 @app.command()
 def train(
     dataset: Dataset = "digits",
+    preset: Annotated[
+        str, typer.Option(help="cpu (two cores, the bundled nets), paper (its section 5, for a GPU) or smoke.")
+    ] = "cpu",
     net: Annotated[list[str] | None, typer.Option(help="Only this net (may be repeated); default: all.")] = None,
+    redraw_every: Annotated[
+        int | None,
+        typer.Option(help="Epochs that share a draw of g(x); 0: fresh for every batch; default: the recipe's.", min=0),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--restart", help="Go on after the last checkpoint, or anew.")
+    ] = True,
+    mixed_precision: Annotated[str, typer.Option(help="no, bf16 or fp16 (GPU).")] = "no",
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's logs.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the nets; default: runs/train-<dataset>.")] = None,
     data_root: DataRoot = None,
     download: Download = False,
 ) -> None:
-    """Train f_b, f_a (defended and undefended) and a surrogate; goes on where it was interrupted."""
+    """Train f_b, f_a (defended and undefended), baselines and surrogates; goes on where it was interrupted.
+
+    On several GPUs or processes: torchrun --nproc-per-node 2 -m art_advtransform train ...
+    """
     from art_advtransform.datasets import load_dataset
     from art_advtransform.pretrained import read_card
-    from art_advtransform.recipes import train_nets
+    from art_advtransform.recipes import SMOKE_IMAGES, preset_nets
+    from art_advtransform.train_nets import Options, train_nets
 
+    preset_nets(dataset, preset)  # refuses unknown names before anything is loaded
     out = Path(f"runs/train-{dataset}") if out is None else out
     images = [load_dataset(dataset, split, data_root, download=download) for split in ("train", "test")]
+    if preset == "smoke":
+        images = [split.sample(SMOKE_IMAGES) for split in images]
     with _bars() as bars:
-        folders = train_nets(dataset, images[0], images[1], out, net, partial(_epoch_bar, bars))
+        options = Options(preset, redraw_every, resume, mixed_precision, tensorboard, partial(_bar, bars))  # type: ignore[arg-type]
+        folders = train_nets(dataset, images[0], images[1], out, net, options)
     for name, folder in folders.items():
         card = read_card(folder)
+        attacked = f", under PGD-20 {100 * card['pgd20_accuracy']:.1f} %" if "pgd20_accuracy" in card else ""
         console.print(
-            f"{name}: test accuracy {100 * card['test_accuracy']:.1f} %, {card['draws']} draws, {folder}",
+            f"{name}: test accuracy {100 * card['test_accuracy']:.1f} %{attacked}, {card['draws']} draws, {folder}",
             soft_wrap=True,
         )
 
@@ -179,12 +200,6 @@ def _bar(bars: Progress, name: str) -> Callable[[str, int, int], None]:
     """A bar of ``name`` as the callback (what, done, total)."""
     bar = bars.add_task(name, total=None)
     return lambda what, done, total: bars.update(bar, completed=done, total=total, description=f"{name}: {what}")
-
-
-def _epoch_bar(bars: Progress, name: str) -> Callable[[int, int, float], None]:
-    """A bar of the net ``name`` as the callback (epochs done, all epochs, loss)."""
-    show_loss = _bar(bars, name)
-    return lambda done, total, loss: show_loss(f"loss {loss:.3f}", done, total)
 
 
 def _report(evaluations: dict[str, Evaluation], title: str, out: Path) -> None:

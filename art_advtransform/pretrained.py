@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from art_advtransform.networks import NETWORKS, SmallVGG
@@ -26,7 +26,9 @@ def bundled_names() -> list[str]:
     return sorted(card.parent.relative_to(BUNDLED).as_posix() for card in BUNDLED.glob(f"*/*/{_CARD}"))
 
 
-def save_pretrained(model: nn.Module, folder: str | os.PathLike[str], card: Mapping[str, Any]) -> Path:
+def save_pretrained(
+    model: nn.Module, folder: str | os.PathLike[str], card: Mapping[str, Any], *, half: bool = False
+) -> Path:
     """Write ``model`` with its card; the folder appears whole or not at all.
 
     Args:
@@ -34,6 +36,8 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str], card: Mapp
         folder: where to; what a folder of that name held before is replaced.
         card: recipe, accuracy and whatever else a reader should know; the architecture's name and the weights' sha256
             are added.
+        half: keep matrices and kernels in half precision, at half the size; :func:`round_to_half` shows what that makes of
+            the net.
 
     Returns:
         The folder.
@@ -49,6 +53,9 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str], card: Mapp
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         made = Path(scratch)
         model.save_pretrained(made)
+        if half:
+            weights = load_file(made / _WEIGHTS)
+            save_file({k: v.half() if _halved(v) else v for k, v in weights.items()}, made / _WEIGHTS)
         full = {"architecture": name, **card, "sha256": _sha256(made / _WEIGHTS)}
         (made / _CARD).write_text(json.dumps(full, indent=2) + "\n")
         # the card goes first and comes last: a folder with a card is complete
@@ -56,6 +63,19 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str], card: Mapp
         for part in ("config.json", _WEIGHTS, _CARD):
             (made / part).replace(folder / part)
     return folder
+
+
+def round_to_half(model: nn.Module) -> None:
+    """Round the matrices and kernels of ``model`` as ``save_pretrained(half=True)`` keeps them: measure the net after this."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if _halved(parameter):
+                parameter.copy_(parameter.half())
+
+
+def _halved(weights: torch.Tensor) -> bool:
+    """Vectors (biases, batch statistics) take little room, and variances may be beyond half precision."""
+    return weights.ndim >= 2
 
 
 def read_card(name: str | os.PathLike[str]) -> dict[str, Any]:

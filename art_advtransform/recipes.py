@@ -1,31 +1,19 @@
-"""L4: the nets that ship with the package, by data set: architecture, loss and recipe; ``train`` makes them again.
+"""L4: which nets there are to train, by data set and preset: architecture, role and recipe.
 
 To train for another data set, add its entry to ``NETS``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import torch
-from torch import nn
+from art_advtransform.config import ThreatModel, check_count
+from art_advtransform.training import Recipe
 
-from art_advtransform.config import ThreatModel, TransformConfig
-from art_advtransform.datasets import ImageSet
-from art_advtransform.defended import DefendedModel
-from art_advtransform.layer import LLPGDTransform
-from art_advtransform.networks import NETWORKS
-from art_advtransform.pretrained import load_pretrained, read_card, save_pretrained
-from art_advtransform.randomness import derived_seed, global_seed, keyed_generator
-from art_advtransform.training import Loss, OnEpoch, Recipe, adversarial_loss, defended_loss, fit, plain_loss
-
-Role = Literal["plain", "adversarial", "defended"]
+Role = Literal["plain", "adversarial", "trades", "defended"]
+Preset = Literal["cpu", "paper", "smoke"]
 
 
 @dataclass(frozen=True)
@@ -35,12 +23,14 @@ class Net:
     Attributes:
         architecture: a key of ``NETWORKS``.
         arguments: its constructor's.
-        role: what it is trained on: clean images, PGD examples, or g(x) with fresh draws.
+        role: what it is trained on: clean images, PGD examples, TRADES' pairs, or g(x).
         recipe: how it is optimised.
         about: a line for the card.
-        threat: budget of the PGD examples; needed by that role alone.
+        threat: budget of the PGD examples; needed by the roles adversarial and trades alone.
         attack_steps: their steps; 1 is the cheap FGSM with a random start.
         f_b: name of the net that g works on; it must be trained before.
+        redraw_every: epochs that use a draw of g(x); 0: every batch has its own.
+        half: keep the weight matrices in half precision; accuracies are measured on what is kept.
     """
 
     architecture: str
@@ -51,10 +41,31 @@ class Net:
     threat: ThreatModel | None = None
     attack_steps: int = 7
     f_b: str = "f_b-adversarial"
+    redraw_every: int = 0
+    half: bool = False
 
     def __post_init__(self) -> None:
-        if (self.role == "adversarial") != (self.threat is not None):
-            raise ValueError(f"expected a threat for the role adversarial, and only for it, got {self.threat}")
+        if (self.role in ("adversarial", "trades")) != (self.threat is not None):
+            raise ValueError(
+                f"expected a threat for the roles adversarial and trades, and only for them, got {self.threat}"
+            )
+        check_count("attack_steps", self.attack_steps)
+        check_count("redraw_every", self.redraw_every, minimum=0)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON has them: lists for tuples."""
+        fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return fields
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Net:
+        """The net of :meth:`to_json`; a field that is younger than the file has its default.
+
+        Raises:
+            KeyError, TypeError, ValueError: if it is something else.
+        """
+        threat = None if fields["threat"] is None else ThreatModel(**fields["threat"])
+        return cls(**{**fields, "recipe": Recipe(**fields["recipe"]), "threat": threat})
 
 
 # Digits have 16 grey levels; at two of them an undefended net falls to a few per cent, at the usual 8/255 to 89.
@@ -88,10 +99,16 @@ _DIGITS_RECIPE = Recipe(
     flip=False,
 )
 
-# Dropout as light as an adversarially trained net of this size bears: it underfits already.
+# Table 4's net; dropout as light as one of this size bears when it is trained adversarially: it underfits already.
 _CIFAR_VGG = {"dropout": 0.1}
+# 55 million multiply-adds.
+_CIFAR_RESNET = {"width": 20}
 _CIFAR_RECIPE = Recipe(nb_epochs=30, weight_decay=5e-4, decay="cosine", warmup=2)
+_CIFAR_DEFENDED = Net(
+    "ResNet18", _CIFAR_RESNET, "defended", _CIFAR_RECIPE, "the classifier behind g", redraw_every=3, half=True
+)
 
+# What trains on two cores: digits in a minute, CIFAR-10 in about an hour for each net.
 NETS: dict[str, dict[str, Net]] = {
     "digits": {
         "f_b-adversarial": Net(
@@ -112,120 +129,88 @@ NETS: dict[str, dict[str, Net]] = {
             "the external model f_b",
             ThreatModel(),
             attack_steps=1,
+            half=True,
+        ),
+        "f_b-standard": Net(
+            "SmallVGG", _CIFAR_VGG, "plain", _CIFAR_RECIPE, "an f_b that is not trained adversarially", half=True
+        ),
+        "f_a-defended": _CIFAR_DEFENDED,
+        "f_a-defended-2": replace(
+            _CIFAR_DEFENDED,
+            recipe=replace(_CIFAR_RECIPE, seed=1),
+            about="an independent copy of the classifier behind g, for transfer attacks",
+        ),
+        "undefended": Net(
+            "ResNet18", _CIFAR_RESNET, "plain", _CIFAR_RECIPE, "the classifier without a defence", half=True
+        ),
+        "adversarial": Net(
+            "ResNet18",
+            _CIFAR_RESNET,
+            "adversarial",
+            _CIFAR_RECIPE,
+            "the classifier trained adversarially instead",
+            ThreatModel(),
+            attack_steps=1,
+            half=True,
+        ),
+        "trades": Net(
+            "ResNet18",
+            _CIFAR_RESNET,
+            "trades",
+            _CIFAR_RECIPE,
+            "the classifier trained by TRADES instead",
+            ThreatModel(),
         ),
     },
 }
 
+# Classes, channels and side of the images.
+_SHAPES = {"digits": (10, 1, 8), "cifar10": (10, 3, 32), "tiny_imagenet": (200, 3, 64), "fashion_mnist": (10, 1, 28)}
 
-def train_nets(
-    dataset: str,
-    train: ImageSet,
-    test: ImageSet,
-    out: str | os.PathLike[str],
-    names: list[str] | None = None,
-    on_epoch: Callable[[str], OnEpoch] | None = None,
-) -> dict[str, Path]:
-    """Train the nets of ``NETS[dataset]``; what is finished is kept, what was killed goes on after its last epoch.
+# Training images that the preset "smoke" takes.
+SMOKE_IMAGES = 256
+
+
+def preset_nets(dataset: str, preset: str = "cpu") -> dict[str, Net]:
+    """The nets of a data set by name, f_b before what is trained on it.
 
     Args:
-        dataset: a key of ``NETS``.
-        train: training images.
-        test: images for the accuracy on the cards; never trained on.
-        out: folder; every net becomes ``out/<name>/``.
-        names: which nets; ``None``: all.
-        on_epoch: progress, called with a net's name, gives :func:`~art_advtransform.training.fit`'s callback.
-
-    Returns:
-        The folder of every net.
+        dataset: one of ``THREATS``.
+        preset: "cpu": what trains on two cores, and ships with the package; "paper": section 5 of the paper (ResNet18 of
+            width 64, 80 epochs, SGD 0.1, batch 128; for a GPU); "smoke": those of "cpu" for one epoch.
 
     Raises:
-        ValueError: if the data set or a name is unknown (the message lists the known ones).
+        ValueError: if the data set or the preset is unknown, or has no recipes (the message lists the known ones).
     """
+    if preset == "paper":
+        if dataset not in _SHAPES:
+            raise ValueError(f"no recipes for dataset {dataset!r}; known: {', '.join(_SHAPES)}")
+        return _paper_nets(dataset)
+    if preset not in ("cpu", "smoke"):
+        raise ValueError(f"unknown preset {preset!r}; known: cpu, paper, smoke")
     if dataset not in NETS:
         raise ValueError(f"no recipes for dataset {dataset!r}; known: {', '.join(NETS)}")
-    known = NETS[dataset]
-    unknown = [name for name in names or [] if name not in known]
-    if unknown:
-        raise ValueError(f"unknown net {unknown[0]!r}; known: {', '.join(known)}")
-    # in the table's order: f_b before what is trained on it
-    folders = {name: Path(out) / name for name in known if not names or name in names}
-    for name, folder in folders.items():
-        net = known[name]
-        if not _finished(folder, _made_from(dataset, net, folder.parent)):
-            _train_net(dataset, net, train, test, folder, None if on_epoch is None else on_epoch(name))
-    return folders
+    if preset == "cpu":
+        return dict(NETS[dataset])
+    return {
+        name: replace(net, recipe=replace(net.recipe, nb_epochs=1, warmup=0)) for name, net in NETS[dataset].items()
+    }
 
 
-def _train_net(dataset: str, net: Net, train: ImageSet, test: ImageSet, folder: Path, on_epoch: OnEpoch | None) -> None:
-    with global_seed(derived_seed(net.recipe.seed)):  # the initial weights
-        model: nn.Module = NETWORKS[net.architecture](**net.arguments)
-    transform = _transform(dataset, net, folder.parent) if net.role == "defended" else None
-    made_from = _made_from(dataset, net, folder.parent)
-    # of another role or f_b it is another file: never gone on from
-    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]
-    checkpoint = folder.with_name(f"{folder.name}.{digest}.checkpoint.safetensors")
-    fit(model, train, _loss(net, transform), net.recipe, checkpoint=checkpoint, on_epoch=on_epoch)
-    defended = DefendedModel(model, transform)
-    card = {**made_from, "test_images": len(test), **_accuracy(defended, test)}
-    save_pretrained(model, folder, card)
-    checkpoint.unlink()
-
-
-def _loss(net: Net, transform: LLPGDTransform | None) -> Loss:
-    if transform is not None:
-        return defended_loss(transform)
-    return plain_loss if net.threat is None else adversarial_loss(net.threat, net.attack_steps)
-
-
-def _transform(dataset: str, net: Net, folder: Path) -> LLPGDTransform:
-    f_b = load_pretrained(_f_b(dataset, net, folder))
-    return LLPGDTransform(f_b, TransformConfig(), generator=keyed_generator(net.recipe.seed))
-
-
-def _f_b(dataset: str, net: Net, folder: Path) -> str | Path:
-    """The f_b trained beside, else the bundled one."""
-    beside = folder / net.f_b
-    return beside if beside.is_dir() else f"{dataset}/{net.f_b}"
-
-
-def _accuracy(defended: DefendedModel, test: ImageSet, draws: int = 10) -> dict[str, float]:
-    """Mean test accuracy; over several draws where there are any."""
-    draws = draws if defended.randomized else 1
-    device = next(defended.classifier.parameters()).device
-    with torch.no_grad():
-        predicted = [
-            torch.cat([defended(part.to(device)).argmax(1).cpu() for part in test.x.split(512)]) for _ in range(draws)
-        ]
-    right = [(classes == test.y).float().mean().item() for classes in predicted]
-    return {"test_accuracy": round(sum(right) / draws, 4), "draws": draws}
-
-
-def _finished(folder: Path, made_from: dict[str, Any]) -> bool:
-    if not (folder / "card.json").is_file():
-        return False
-    card = read_card(folder)
-    return made_from.items() <= {**card, "net": _net_on(card)}.items()
-
-
-def _net_on(card: dict[str, Any]) -> dict[str, Any] | None:
-    """The entry of ``NETS`` as the card has it; a field that is younger than the card has its default."""
-    try:
-        net = card["net"]
-        threat = None if net["threat"] is None else ThreatModel(**net["threat"])
-        return _plain(Net(**{**net, "recipe": Recipe(**net["recipe"]), "threat": threat}))
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _made_from(dataset: str, net: Net, folder: Path) -> dict[str, Any]:
-    """What the weights depend on, as the card shows it: the entry in ``NETS``, and which f_b g works on."""
-    made_from: dict[str, Any] = {"dataset": dataset, "net": _plain(net)}
-    if net.role == "defended":
-        made_from["f_b_sha256"] = read_card(_f_b(dataset, net, folder))["sha256"]
-    return made_from
-
-
-def _plain(net: Net) -> dict[str, Any]:
-    """As JSON has it: lists for tuples."""
-    fields: dict[str, Any] = json.loads(json.dumps(asdict(net)))
-    return fields
+def _paper_nets(dataset: str) -> dict[str, Net]:
+    nb_classes, in_channels, size = _SHAPES[dataset]
+    threat = THREATS[dataset]
+    # zeros around a digit of 8 pixels are another digit, and its mirror image is none
+    recipe = Recipe(crop_padding=1 if size == 8 else 4, flip=in_channels == 3)
+    vgg = {"nb_classes": nb_classes, "in_channels": in_channels, "input_size": size}
+    resnet = {"nb_classes": nb_classes, "in_channels": in_channels, "width": 64}
+    defended = Net("ResNet18", resnet, "defended", recipe, "the classifier behind g")
+    return {
+        "f_b-adversarial": Net("SmallVGG", vgg, "adversarial", recipe, "the external model f_b", threat),
+        "f_b-standard": Net("SmallVGG", vgg, "plain", recipe, "an f_b that is not trained adversarially"),
+        "f_a-defended": defended,
+        "f_a-defended-2": replace(defended, recipe=replace(recipe, seed=1), about="an independent copy of it"),
+        "undefended": Net("ResNet18", resnet, "plain", recipe, "the classifier without a defence"),
+        "adversarial": Net("ResNet18", resnet, "adversarial", recipe, "PGD adversarial training", threat),
+        "trades": Net("ResNet18", resnet, "trades", recipe, "TRADES", threat, attack_steps=10),
+    }

@@ -1,38 +1,32 @@
-"""L4: one training loop for f_b, f_a, the baselines and the surrogate h; resumable, on the device that accelerate finds.
+"""L4: one training loop for f_b, f_a, the baselines and the surrogate h; resumable; devices and processes by accelerate.
 
-What a net is trained for is its loss: plain, adversarial (PGD), defended (on g(x), fresh D for every batch: eq. 1) or
-imitation (of g: eq. 6). A new kind of training is one more function like :func:`plain_loss`.
+What a net is trained for is its loss, a function of :mod:`art_advtransform.losses`.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from art_advtransform.config import ThreatModel, TransformConfig, check_count, check_positive
+from art_advtransform.checkpoint import Checkpoint
+from art_advtransform.config import check_count, check_positive
 from art_advtransform.datasets import ImageSet
 from art_advtransform.layer import LLPGDTransform
+from art_advtransform.losses import Loss, imitation_loss
 from art_advtransform.networks import FCN
 from art_advtransform.randomness import derived_seed, global_seed, keyed_generator
-from art_advtransform.transform import ll_pgd, random_start
-
-logger = logging.getLogger(__name__)
 
 Decay = Literal["constant", "cosine"]
-Loss = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
+Precision = Literal["no", "bf16", "fp16"]
 OnEpoch = Callable[[int, int, float], None]
 
 
@@ -90,60 +84,6 @@ class Recipe:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def plain_loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-    """Cross-entropy on clean images."""
-    return F.cross_entropy(model(x), y)
-
-
-def adversarial_loss(threat: ThreatModel, max_iter: int = 7, eps_step: float | None = None) -> Loss:
-    """Cross-entropy on PGD examples (Madry et al. 2018, arXiv 1706.06083): the same PGD, ascending at the true label.
-
-    Args:
-        threat: budget of the attack.
-        max_iter: steps; 1 is FGSM with a random start (Wong et al. 2020, arXiv 2001.03994).
-        eps_step: step length; ``None`` means 2.5 eps / max_iter, and 1.25 eps for a single step.
-    """
-    step = (1.25 if max_iter == 1 else 2.5 / max_iter) * threat.eps if eps_step is None else eps_step
-    config = TransformConfig(threat.eps, step, max_iter, objective="most_likely", clip_values=threat.clip_values)
-
-    def loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        model.eval()  # the attack leaves the batch statistics alone
-        attacked = ll_pgd(model, x, y, random_start(x, threat.eps, generator), config)
-        model.train()
-        return F.cross_entropy(model(attacked), y)
-
-    return loss
-
-
-def defended_loss(transform: LLPGDTransform) -> Loss:
-    """Cross-entropy of f_a(g(x)), D drawn anew for every batch (eq. 1)."""
-
-    def loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        with torch.no_grad():
-            g = transform(x, _fresh_start(transform, x, generator))
-        return F.cross_entropy(model(g), y)
-
-    return loss
-
-
-def imitation_loss(transform: LLPGDTransform) -> Loss:
-    """Mean squared distance of h(x, D) to g_D(x) (eq. 6), in units of eps^2."""
-
-    def loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        start = _fresh_start(transform, x, generator)
-        with torch.no_grad():
-            g = transform(x, start)
-        return F.mse_loss(model(x, start), g) / transform.config.eps**2
-
-    return loss
-
-
-def _fresh_start(transform: LLPGDTransform, x: Tensor, generator: torch.Generator) -> Tensor:
-    """D as the defence draws it, but from the epoch's generator; zero where the configuration has no random start."""
-    config = transform.config
-    return random_start(x, config.eps, generator) if config.random_start else torch.zeros_like(x)
-
-
 def fit_surrogate(
     transform: LLPGDTransform,
     data: ImageSet,
@@ -179,78 +119,141 @@ def fit(
     loss: Loss,
     recipe: Recipe,
     *,
+    images: Callable[[int], Tensor] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     on_epoch: OnEpoch | None = None,
+    mixed_precision: Precision = "no",
+    log_dir: str | os.PathLike[str] | None = None,
 ) -> list[float]:
     """Train ``model`` in place, and leave it in eval mode.
 
     The randomness of an epoch depends on ``recipe.seed`` and its number alone: a run that was killed and goes on from its
-    checkpoint ends with the very weights of one that was not.
+    checkpoint ends with the very weights of one that was not. Started by ``torchrun`` or ``accelerate launch``, every
+    process takes its share of each batch; order and augmentation are those of a single process.
 
     Args:
         model: any nn.Module that ``loss`` can call.
         data: training images and labels.
         loss: scalar loss of a batch (model, x, y, generator).
         recipe: how to optimise.
+        images: other images for the epoch of that number, such as a :class:`~art_advtransform.bank.TransformBank`, in
+            the order of ``data``; ``None``: those of ``data``.
         checkpoint: a file written after every epoch and resumed from; ``None`` for none.
-        on_epoch: called after every epoch with (epochs done, all epochs, mean loss).
+        on_epoch: called after every epoch with (epochs done, all epochs, mean loss), in the main process.
+        mixed_precision: of f_a's passes: "no", "bf16" or "fp16" (on a GPU).
+        log_dir: folder for TensorBoard; ``None`` for none.
 
     Returns:
         The mean training loss of every epoch.
 
     Raises:
-        ValueError: if the training set is smaller than a batch, the checkpoint is damaged, of another recipe or network.
-        FloatingPointError: if the loss is no longer finite.
+        ValueError: if the training set is smaller than a batch, the processes can't share one evenly, or the checkpoint is
+            damaged, of another recipe or network.
+        FloatingPointError: if the loss is no longer finite; the checkpoint of the epoch before stays.
     """
+    if mixed_precision not in get_args(Precision):
+        raise ValueError(f"unknown mixed_precision {mixed_precision!r}; known: {', '.join(get_args(Precision))}")
     if len(data) < recipe.batch_size:
         raise ValueError(f"expected at least batch_size={recipe.batch_size} images, got {len(data)}")
-    accelerator = Accelerator()
+    accelerator = start_accelerator(mixed_precision, log_dir)
+    if recipe.batch_size % accelerator.num_processes:
+        raise ValueError(
+            f"expected batch_size={recipe.batch_size} to divide among {accelerator.num_processes} processes"
+        )
     model.to(accelerator.device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    saved = None if checkpoint is None else _Checkpoint(Path(checkpoint), recipe)
-    losses = [] if saved is None else saved.load(model, optimizer)
+    saved = None if checkpoint is None else Checkpoint(Path(checkpoint), asdict(recipe))
+    losses = [] if saved is None else saved.load(model, optimizer, accelerator.scaler)
+    step = _Step(model, optimizer, loss, recipe, accelerator)
     for epoch in range(len(losses), recipe.nb_epochs):
-        with global_seed(derived_seed(recipe.seed, epoch, 0)):  # dropout
-            losses.append(_epoch(model, data, loss, recipe, optimizer, epoch, accelerator))
-        if saved is not None:
-            saved.save(model, optimizer, losses)
-        if on_epoch is not None:
-            on_epoch(len(losses), recipe.nb_epochs, losses[-1])
+        x = data.x if images is None else images(epoch)
+        with global_seed(derived_seed(recipe.seed, epoch, 0, *_rank(accelerator))):  # dropout
+            losses.append(step.epoch(x, data.y, epoch))
+        accelerator.log({"loss": losses[-1], "learning_rate": recipe.learning_rate_at(epoch + 1)}, step=epoch + 1)
+        if accelerator.is_main_process:
+            if saved is not None:
+                saved.save(model, optimizer, accelerator.scaler, losses)
+            if on_epoch is not None:
+                on_epoch(len(losses), recipe.nb_epochs, losses[-1])
+    step.close()
     model.eval()
     return losses
 
 
-def _epoch(
-    model: nn.Module,
-    data: ImageSet,
-    loss: Loss,
-    recipe: Recipe,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
-    accelerator: Accelerator,
-) -> float:
-    """One pass over the data; the mean loss."""
-    model.train()
-    generator = keyed_generator(recipe.seed, epoch, 1)
-    # the last, smaller batch is left out: its images come up in another epoch
-    batches = torch.randperm(len(data), generator=generator).split(recipe.batch_size)
-    batches = batches[: len(data) // recipe.batch_size]
-    total = 0.0
-    for i, batch in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate_at(epoch + i / len(batches))
-        x = augment(data.x[batch], recipe, generator)
-        x = x.to(device=accelerator.device).contiguous(memory_format=torch.channels_last)
-        value = loss(model, x, data.y[batch].to(accelerator.device), generator)
-        optimizer.zero_grad()
-        accelerator.backward(value)
-        optimizer.step()
-        total += value.item()
-    if not math.isfinite(total):
-        raise FloatingPointError(f"the loss is no longer finite in epoch {epoch + 1}: lower the learning rate")
-    return total / len(batches)
+def start_accelerator(mixed_precision: Precision = "no", log_dir: str | os.PathLike[str] | None = None) -> Accelerator:
+    """The device, and the other processes if this one was started as one of several."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    # accelerate joins processes on a CPU only when told to
+    accelerator = Accelerator(
+        cpu=several and not torch.cuda.is_available(),
+        mixed_precision=mixed_precision,
+        log_with=None if log_dir is None else "tensorboard",
+        project_dir=log_dir,
+    )
+    if log_dir is not None:
+        accelerator.init_trackers("training")
+    return accelerator
+
+
+def _rank(accelerator: Accelerator) -> tuple[int, ...]:
+    """The end of a key of random numbers that every process draws for itself; nothing for a single process."""
+    return () if accelerator.num_processes == 1 else (accelerator.process_index,)
+
+
+class _Step:
+    """The optimisation: epochs of steps."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: Loss,
+        recipe: Recipe,
+        accelerator: Accelerator,
+    ) -> None:
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.loss, self.recipe, self.accelerator = loss, recipe, accelerator
+
+    def epoch(self, images: Tensor, labels: Tensor, epoch: int) -> float:
+        """One pass over the images; the mean loss."""
+        recipe, accelerator = self.recipe, self.accelerator
+        self.model.train()
+        generator = keyed_generator(recipe.seed, epoch, 1)
+        # several processes share the order and the augmentation, but not the draws of their losses
+        rank = _rank(accelerator)
+        draws = keyed_generator(recipe.seed, epoch, 2, *rank) if rank else generator
+        # the last, smaller batch is left out: its images come up in another epoch
+        batches = torch.randperm(len(labels), generator=generator).split(recipe.batch_size)
+        batches = batches[: len(labels) // recipe.batch_size]
+        share = slice(accelerator.process_index, None, accelerator.num_processes)
+        total = torch.zeros((), dtype=torch.float64)
+        for i, batch in enumerate(batches):
+            x = augment(images[batch].float(), recipe, generator)[share]
+            x = x.to(device=accelerator.device).contiguous(memory_format=torch.channels_last)
+            y = labels[batch][share].to(accelerator.device)
+            total += self._step(x, y, draws, recipe.learning_rate_at(epoch + i / len(batches)))
+        mean = float(accelerator.reduce(total.to(accelerator.device, torch.float32), "mean")) / len(batches)
+        if not math.isfinite(mean):
+            raise FloatingPointError(f"the loss is no longer finite in epoch {epoch + 1}: lower the learning rate")
+        return mean
+
+    def _step(self, x: Tensor, y: Tensor, draws: torch.Generator, learning_rate: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        value = self.loss(self.model, x, y, draws)
+        self.optimizer.zero_grad()
+        self.accelerator.backward(value)
+        self.optimizer.step()
+        return value.item()
+
+    def close(self) -> None:
+        """Take off what accelerate put around the net, and finish the logs."""
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        # not Accelerator.end_training, which ends the processes: another net may follow
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
 
 
 def augment(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
@@ -266,47 +269,3 @@ def augment(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
         image = torch.arange(n)[:, None, None]
         x = padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     return x
-
-
-class _Checkpoint:
-    """Model, momentum and history in one safetensors file: replaced whole after every epoch, and never a pickle."""
-
-    def __init__(self, path: Path, recipe: Recipe) -> None:
-        self.path, self.recipe = path, json.dumps(asdict(recipe), sort_keys=True)
-
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]) -> None:
-        tensors = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
-        for i, state in optimizer.state_dict()["state"].items():
-            if state.get("momentum_buffer") is not None:
-                tensors[f"momentum.{i}"] = state["momentum_buffer"].contiguous()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self.path.with_suffix(".partial")
-        save_file(tensors, scratch, metadata={"recipe": self.recipe, "losses": json.dumps(losses)})
-        scratch.replace(self.path)
-
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
-        """Put the model and optimizer where the file left them; the losses of the epochs done."""
-        if not self.path.is_file():
-            return []
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                metadata: dict[str, Any] = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"damaged checkpoint {self.path}: {error}; delete it to start anew") from error
-        if metadata.get("recipe") != self.recipe:
-            raise ValueError(f"checkpoint {self.path} was made with another recipe; delete it to start anew")
-        try:
-            model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-        except RuntimeError as error:
-            raise ValueError(f"checkpoint {self.path} is of another network; delete it to start anew") from error
-        state = optimizer.state_dict()
-        state["state"] = {
-            int(k.removeprefix("momentum.")): {"momentum_buffer": v}
-            for k, v in tensors.items()
-            if k.startswith("momentum.")
-        }
-        optimizer.load_state_dict(state)
-        losses: list[float] = json.loads(metadata["losses"])
-        logger.info("going on after epoch %d of %s", len(losses), self.path)
-        return losses

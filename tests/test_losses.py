@@ -13,16 +13,9 @@ from art_advtransform.config import ThreatModel, TransformConfig
 from art_advtransform.datasets import ImageSet
 from art_advtransform.gradients import Reparameterized
 from art_advtransform.layer import LLPGDTransform
+from art_advtransform.losses import adversarial_loss, defended_loss, imitation_loss, plain_loss
 from art_advtransform.networks import FCN
-from art_advtransform.training import (
-    Recipe,
-    adversarial_loss,
-    defended_loss,
-    fit,
-    fit_surrogate,
-    imitation_loss,
-    plain_loss,
-)
+from art_advtransform.training import Recipe, fit, fit_surrogate
 from art_advtransform.transform import random_start
 from tests.models import RECIPE, Spy, global_state_untouched, same_weights, toy, toy_net
 from tests.problems import linear_net, seeded

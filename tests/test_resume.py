@@ -16,8 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from art_advtransform import training
-from art_advtransform.training import OnEpoch, fit, plain_loss
+from art_advtransform import checkpoint, training
+from art_advtransform.losses import plain_loss
+from art_advtransform.training import OnEpoch, fit
 from tests.models import RECIPE, same_weights, toy, toy_net
 
 ROOT = Path(__file__).parent.parent
@@ -75,7 +76,8 @@ def test_what_is_finished_is_not_trained_again(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from art_advtransform.training import fit, plain_loss
+from art_advtransform.losses import plain_loss
+from art_advtransform.training import fit
 from tests.models import RECIPE, toy, toy_net
 
 batches = 0
@@ -128,7 +130,7 @@ def test_a_save_that_fails_leaves_the_last_checkpoint(tmp_path: Path, monkeypatc
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save_file", disk_full)
+        patch.setattr(checkpoint, "save_file", disk_full)
         with pytest.raises(OSError, match="disk full"):
             fit(toy_net(), toy(), plain_loss, RECIPE, checkpoint=path)
     resumed = toy_net(seed=1)

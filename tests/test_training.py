@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from art_advtransform.datasets import ImageSet
-from art_advtransform.training import Recipe, augment, fit, plain_loss
+from art_advtransform.losses import plain_loss
+from art_advtransform.training import Recipe, augment, fit
 from tests.models import RECIPE, global_state_untouched, same_weights, toy, toy_net
 from tests.problems import seeded
 

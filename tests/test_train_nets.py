@@ -18,7 +18,8 @@ from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.networks import NETWORKS
 from art_advtransform.pretrained import BUNDLED, load_pretrained, read_card
-from art_advtransform.recipes import NETS, Net, train_nets
+from art_advtransform.recipes import NETS, Net
+from art_advtransform.train_nets import Options, train_nets
 from art_advtransform.training import Recipe
 from tests.models import same_weights, tiny_nets
 
@@ -36,10 +37,10 @@ def train(out: Path, names: list[str] | None = None, seen: list[str] | None = No
     few = ImageSet("digits", data.x[:160], data.y[:160], data.classes)
     trained = [] if seen is None else seen
 
-    def on_epoch(name: str) -> Any:
-        return lambda done, total, loss: trained.append(f"{name} {done}/{total}")
+    def progress(name: str) -> Any:
+        return lambda what, done, total: trained.append(f"{name} {done}/{total}")
 
-    return train_nets("digits", few, digits("test").sample(64), out, names, on_epoch)
+    return train_nets("digits", few, digits("test").sample(64), out, names, Options(progress=progress))
 
 
 # ---- the training of a table
@@ -57,7 +58,7 @@ def test_unknown_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("role", "threat"), [("adversarial", None), ("plain", ThreatModel())])
 def test_a_threat_belongs_to_adversarial_training(role: recipes.Role, threat: ThreatModel | None) -> None:
     # without it f_b would silently be trained on clean images
-    with pytest.raises(ValueError, match="expected a threat for the role adversarial, and only for it"):
+    with pytest.raises(ValueError, match="expected a threat for the roles adversarial and trades, and only for them"):
         Net("SmallVGG", {}, role, Recipe(), "f_b", threat)
 
 
@@ -82,7 +83,7 @@ def _check_card(folder: Path, net: Net) -> None:
     assert card["net"] == json.loads(json.dumps(asdict(net)))
     assert card["sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert (card["dataset"], card["test_images"]) == ("digits", 64)
-    assert card["draws"] == (10 if net.role == "defended" else 1)
+    assert card["draws"] == (5 if net.role == "defended" else 1)
     if net.role != "defended":
         assert card["test_accuracy"] == round(_accuracy(DefendedModel(load_pretrained(folder), None), 64), 4)
 
@@ -130,16 +131,16 @@ def test_a_killed_training_goes_on(tmp_path: Path, tiny: dict[str, Net]) -> None
     expected = train(tmp_path / "whole", ["surrogate"])["surrogate"]
 
     def kill(name: str) -> Any:
-        def on_epoch(done: int, total: int, loss: float) -> None:
+        def progress(what: str, done: int, total: int) -> None:
             if done == 2:
                 raise KeyboardInterrupt
 
-        return on_epoch
+        return progress
 
     data = digits("train")
     few = ImageSet("digits", data.x[:160], data.y[:160], data.classes)
     with pytest.raises(KeyboardInterrupt):
-        train_nets("digits", few, digits("test").sample(64), tmp_path / "killed", ["surrogate"], kill)
+        train_nets("digits", few, digits("test").sample(64), tmp_path / "killed", ["surrogate"], Options(progress=kill))
     assert not (tmp_path / "killed" / "surrogate").exists()  # no net that looks finished
     seen: list[str] = []
     resumed = train(tmp_path / "killed", ["surrogate"], seen)["surrogate"]
@@ -162,9 +163,13 @@ def test_a_field_that_is_younger_than_a_card_has_its_default(tmp_path: Path, tin
     assert read_card(path)["net"]["attack_steps"] == 1
 
 
-@pytest.mark.parametrize("card", [{}, {"net": None}, {"net": {"threat": None}}, {"net": {"colour": "red"}}])
-def test_cards_of_something_else_are_not_those_of_a_net(card: dict[str, Any]) -> None:
-    assert recipes._net_on(card) is None
+@pytest.mark.parametrize("net", [None, {}, {"threat": None}, {"colour": "red"}])
+def test_cards_of_something_else_are_trained_over(net: Any, tmp_path: Path, tiny: dict[str, Net]) -> None:
+    path = train(tmp_path, ["surrogate"])["surrogate"] / "card.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "net": net}))
+    seen: list[str] = []
+    train(tmp_path, ["surrogate"], seen)
+    assert seen == ["surrogate 1/1"]
 
 
 # ---- what ships
@@ -173,7 +178,7 @@ def test_cards_of_something_else_are_not_those_of_a_net(card: dict[str, Any]) ->
 @pytest.mark.parametrize("name", sorted(NETS["digits"]))
 def test_bundled_cards_are_those_of_the_recipes(name: str) -> None:
     card = read_card(f"digits/{name}")
-    assert recipes._net_on(card) == recipes._plain(NETS["digits"][name])
+    assert Net.from_json(card["net"]).to_json() == NETS["digits"][name].to_json()
     assert card["architecture"] == NETS["digits"][name].architecture
     assert {path.parent.name for path in (BUNDLED / "digits").glob("*/card.json")} == set(NETS["digits"])
 

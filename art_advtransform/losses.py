@@ -1,0 +1,119 @@
+"""L4: what a net is trained for: clean images, PGD examples, TRADES, g(x) (eq. 1), or the imitation of g (eq. 6).
+
+A new kind of training is one more function like :func:`plain_loss`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from art_advtransform.config import ThreatModel, TransformConfig
+from art_advtransform.layer import LLPGDTransform
+from art_advtransform.transform import first_iterate, ll_pgd, pgd_step, random_start
+
+Loss = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
+
+
+def plain_loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+    """Cross-entropy on clean images."""
+    return F.cross_entropy(model(x), y)
+
+
+def adversarial_loss(threat: ThreatModel, max_iter: int = 7, eps_step: float | None = None) -> Loss:
+    """Cross-entropy on PGD examples (Madry et al. 2018, arXiv 1706.06083): the same PGD, ascending at the true label.
+
+    Args:
+        threat: budget of the attack.
+        max_iter: steps; 1 is FGSM with a random start (Wong et al. 2020, arXiv 2001.03994).
+        eps_step: step length; ``None`` means 2.5 eps / max_iter, and 1.25 eps for a single step.
+    """
+    config = _ascent(threat, max_iter, eps_step)
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        model.eval()  # the attack leaves the batch statistics alone
+        attacked = ll_pgd(_alone(model), x, y, random_start(x, threat.eps, generator), config)
+        model.train()
+        return F.cross_entropy(model(attacked), y)
+
+    return loss
+
+
+def trades_loss(threat: ThreatModel, max_iter: int = 7, eps_step: float | None = None, beta: float = 6.0) -> Loss:
+    """L(f(x), y) + beta KL(f(x) || f(x')), x' the PGD ascent of that divergence (TRADES, Zhang et al. 2019, arXiv 1901.08573).
+
+    Args:
+        threat: budget of x'.
+        max_iter, eps_step: as for :func:`adversarial_loss`.
+        beta: weight of the second term, 1/lambda in the paper.
+    """
+    config = _ascent(threat, max_iter, eps_step)
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        model.eval()
+        bare = _alone(model)
+        with torch.no_grad():
+            clean = bare(x).log_softmax(1)
+        # not from x itself, where the gradient of the divergence is zero
+        z = first_iterate(x, random_start(x, threat.eps, generator), config)
+        for _ in range(max_iter):
+            z.requires_grad_()
+            (u,) = torch.autograd.grad(_divergence(clean, bare(z).log_softmax(1)), z)
+            z = pgd_step(z.detach(), x, u, config)
+        model.train()
+        # one pass over both, so that batch norm sees both and every process of several joins in one
+        logits, attacked = model(torch.cat([x, z])).chunk(2)
+        divergence = _divergence(logits.log_softmax(1), attacked.log_softmax(1)) / len(x)
+        return F.cross_entropy(logits, y) + beta * divergence
+
+    return loss
+
+
+def _ascent(threat: ThreatModel, max_iter: int, eps_step: float | None) -> TransformConfig:
+    """PGD within ``threat``."""
+    step = (1.25 if max_iter == 1 else 2.5 / max_iter) * threat.eps if eps_step is None else eps_step
+    return TransformConfig(threat.eps, step, max_iter, objective="most_likely", clip_values=threat.clip_values)
+
+
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q), summed over the batch."""
+    return F.kl_div(log_q, log_p, reduction="sum", log_target=True)
+
+
+def _alone(model: nn.Module) -> nn.Module:
+    """The net in what several processes wrap around it, which waits for parameter gradients that an attack has none of."""
+    bare: nn.Module = extract_model_from_parallel(model)
+    return bare
+
+
+def defended_loss(transform: LLPGDTransform) -> Loss:
+    """Cross-entropy of f_a(g(x)), D drawn anew for every batch (eq. 1)."""
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        with torch.no_grad():
+            g = transform(x, _fresh_start(transform, x, generator))
+        return F.cross_entropy(model(g), y)
+
+    return loss
+
+
+def imitation_loss(transform: LLPGDTransform) -> Loss:
+    """Mean squared distance of h(x, D) to g_D(x) (eq. 6), in units of eps^2."""
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        start = _fresh_start(transform, x, generator)
+        with torch.no_grad():
+            g = transform(x, start)
+        return F.mse_loss(model(x, start), g) / transform.config.eps**2
+
+    return loss
+
+
+def _fresh_start(transform: LLPGDTransform, x: Tensor, generator: torch.Generator) -> Tensor:
+    """D as the defence draws it, but from the epoch's generator; zero where the configuration has no random start."""
+    config = transform.config
+    return random_start(x, config.eps, generator) if config.random_start else torch.zeros_like(x)

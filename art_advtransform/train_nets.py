@@ -1,0 +1,240 @@
+"""L4: training of the nets of a table: f_b first, what is finished is kept, what was killed goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from art_advtransform.bank import TransformBank
+from art_advtransform.config import ThreatModel, TransformConfig
+from art_advtransform.datasets import ImageSet
+from art_advtransform.defended import DefendedModel
+from art_advtransform.frozen import FrozenModel
+from art_advtransform.layer import LLPGDTransform
+from art_advtransform.losses import Loss, adversarial_loss, defended_loss, plain_loss, trades_loss
+from art_advtransform.networks import NETWORKS
+from art_advtransform.pretrained import load_pretrained, read_card, round_to_half, save_pretrained
+from art_advtransform.randomness import derived_seed, global_seed, keyed_generator
+from art_advtransform.recipes import Net, preset_nets
+from art_advtransform.training import Precision, fit, start_accelerator
+from art_advtransform.transform import ll_pgd, random_start
+
+# Draws of g(x) that the accuracy on a card is the mean of.
+DRAWS = 5
+
+# Images that are attacked at a time.
+_CHUNK = 128
+
+# What is done, how far, of how much.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a table is trained, beside its recipes.
+
+    Attributes:
+        preset: see :func:`~art_advtransform.recipes.preset_nets`.
+        redraw_every: instead of the recipes', where g is trained on.
+        resume: go on from the checkpoints and keep what is finished; ``False`` begins anew.
+        mixed_precision, log_dir: as for :func:`~art_advtransform.training.fit`.
+        progress: called with a net's name, gives the callback (what, done, all) for its training.
+    """
+
+    preset: str = "cpu"
+    redraw_every: int | None = None
+    resume: bool = True
+    mixed_precision: Precision = "no"
+    log_dir: str | os.PathLike[str] | None = None
+    progress: Callable[[str], Progress] | None = None
+
+
+def train_nets(
+    dataset: str,
+    train: ImageSet,
+    test: ImageSet,
+    out: str | os.PathLike[str],
+    names: list[str] | None = None,
+    options: Options | None = None,
+) -> dict[str, Path]:
+    """Train the nets of a data set; what is finished is kept, what was killed goes on after its last epoch.
+
+    Args:
+        dataset: a data set with recipes.
+        train: training images.
+        test: images for the accuracy on the cards; never trained on.
+        out: folder; every net becomes ``out/<name>/``.
+        names: which nets; ``None``: all.
+        options: preset and so on.
+
+    Returns:
+        The folder of every net.
+
+    Raises:
+        ValueError: if the data set, the preset or a name is unknown (the message lists the known ones).
+    """
+    options = Options() if options is None else options
+    known = preset_nets(dataset, options.preset)
+    unknown = [name for name in names or [] if name not in known]
+    if unknown:
+        raise ValueError(f"unknown net {unknown[0]!r}; known: {', '.join(known)}")
+    # in the table's order: f_b before what is trained on it
+    folders = {name: Path(out) / name for name in known if not names or name in names}
+    for name, folder in folders.items():
+        net = known[name]
+        if net.role == "defended" and options.redraw_every is not None:
+            net = replace(net, redraw_every=options.redraw_every)
+        _train_net(dataset, net, train, test, folder, options)
+    return folders
+
+
+def _train_net(dataset: str, net: Net, train: ImageSet, test: ImageSet, folder: Path, options: Options) -> None:
+    made_from = _made_from(dataset, net, folder.parent)
+    accelerator = start_accelerator(options.mixed_precision)
+    # of another role or f_b it is another file: never gone on from
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]
+    checkpoint, kept = (
+        folder.with_name(f"{folder.name}.{digest}.{kind}.safetensors") for kind in ("checkpoint", "bank")
+    )
+    if options.resume and _finished(folder, made_from):
+        return
+    if not options.resume and accelerator.is_main_process:
+        for path in (checkpoint, kept):
+            path.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    progress = (lambda what, done, total: None) if options.progress is None else options.progress(folder.name)
+    with global_seed(derived_seed(net.recipe.seed)):  # the initial weights
+        model: nn.Module = NETWORKS[net.architecture](**net.arguments)
+    transform = _transform(dataset, net, folder.parent, accelerator.device) if net.role == "defended" else None
+    bank = None
+    if transform is not None and net.redraw_every:
+        bank = TransformBank(
+            transform, train.x, net.redraw_every, net.recipe.seed, kept, accelerator, partial(progress, "g(x)")
+        )
+    fit(
+        model,
+        train,
+        _loss(net, None if bank is not None else transform),
+        net.recipe,
+        images=bank,
+        checkpoint=checkpoint,
+        on_epoch=lambda done, total, loss: progress(f"loss {loss:.3f}", done, total),
+        mixed_precision=options.mixed_precision,
+        log_dir=None if options.log_dir is None else Path(options.log_dir) / folder.name,
+    )
+    if net.half:
+        round_to_half(model)
+    card = {
+        **made_from,
+        **_how(dataset, folder.name, options, train),
+        **_accuracies(net, model, transform, test, accelerator),
+    }
+    if accelerator.is_main_process:
+        save_pretrained(model, folder, card, half=net.half)
+        checkpoint.unlink()
+        kept.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+
+
+def _loss(net: Net, transform: LLPGDTransform | None) -> Loss:
+    """What ``net`` is trained for; on images that are g(x) already, ``transform`` is ``None``."""
+    if transform is not None:
+        return defended_loss(transform)
+    if net.threat is None:
+        return plain_loss
+    kind = {"adversarial": adversarial_loss, "trades": trades_loss}[net.role]
+    return kind(net.threat, net.attack_steps)
+
+
+def _transform(dataset: str, net: Net, folder: Path, device: torch.device) -> LLPGDTransform:
+    f_b = load_pretrained(_f_b(dataset, net, folder), device)
+    return LLPGDTransform(f_b, TransformConfig(), generator=keyed_generator(net.recipe.seed))
+
+
+def _f_b(dataset: str, net: Net, folder: Path) -> str | Path:
+    """The f_b trained beside, else the bundled one."""
+    beside = folder / net.f_b
+    return beside if beside.is_dir() else f"{dataset}/{net.f_b}"
+
+
+def _accuracies(
+    net: Net, model: nn.Module, transform: LLPGDTransform | None, test: ImageSet, accelerator: Accelerator
+) -> dict[str, Any]:
+    """Test accuracy (mean of several draws where there are any), and under PGD where the net was trained against it."""
+    defended = DefendedModel(model, transform)
+    draws = DRAWS if defended.randomized else 1
+    found = {
+        "test_images": len(test),
+        "test_accuracy": _mean([_share_right(defended, test, accelerator) for _ in range(draws)]),
+        "draws": draws,
+    }
+    if net.threat is not None:
+        attacked = replace(test, x=pgd_images(model, test, net.threat, accelerator.device))
+        found["pgd20_accuracy"] = _mean([_share_right(defended, attacked, accelerator)])
+    return found
+
+
+def _mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), 4)
+
+
+def _share_right(model: nn.Module, test: ImageSet, accelerator: Accelerator) -> float:
+    """Share of the images that are classified right; every process takes its part of them."""
+    mine = slice(accelerator.process_index, None, accelerator.num_processes)
+    right = torch.zeros((), device=accelerator.device)
+    with torch.no_grad():
+        for x, y in zip(test.x[mine].split(512), test.y[mine].split(512), strict=True):
+            right += (model(x.to(accelerator.device)).argmax(1).cpu() == y).sum().to(accelerator.device)
+    return float(accelerator.reduce(right, "sum")) / len(test)
+
+
+def pgd_images(
+    model: nn.Module, test: ImageSet, threat: ThreatModel, device: torch.device | str, max_iter: int = 20, seed: int = 0
+) -> Tensor:
+    """The test images after PGD on ``model`` at the true label: ``max_iter`` steps of eps / 4 from a random start."""
+    config = TransformConfig(threat.eps, threat.eps / 4, max_iter, "most_likely", clip_values=threat.clip_values)
+    frozen, generator = FrozenModel(model), keyed_generator(seed)
+    parts = [
+        ll_pgd(frozen, x.to(device), y.to(device), random_start(x, threat.eps, generator).to(device), config).cpu()
+        for x, y in zip(test.x.split(_CHUNK), test.y.split(_CHUNK), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _how(dataset: str, name: str, options: Options, train: ImageSet) -> dict[str, Any]:
+    """For the reader of the card."""
+    words = ["art-advtransform train", f"--dataset {dataset}", f"--preset {options.preset}", f"--net {name}"]
+    if options.redraw_every is not None:
+        words.append(f"--redraw-every {options.redraw_every}")
+    if options.mixed_precision != "no":
+        words.append(f"--mixed-precision {options.mixed_precision}")
+    return {"command": " ".join(words), "torch": torch.__version__.split("+")[0], "train_images": len(train)}
+
+
+def _finished(folder: Path, made_from: dict[str, Any]) -> bool:
+    if not (folder / "card.json").is_file():
+        return False
+    card = read_card(folder)
+    try:
+        net = Net.from_json(card["net"]).to_json()
+    except (KeyError, TypeError, ValueError):
+        return False
+    return made_from.items() <= {**card, "net": net}.items()
+
+
+def _made_from(dataset: str, net: Net, folder: Path) -> dict[str, Any]:
+    """What the weights depend on, as the card shows it: the recipe, and which f_b g works on."""
+    made_from: dict[str, Any] = {"dataset": dataset, "net": net.to_json()}
+    if net.role == "defended":
+        made_from["f_b_sha256"] = read_card(_f_b(dataset, net, folder))["sha256"]
+    return made_from
