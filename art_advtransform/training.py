@@ -213,6 +213,7 @@ class _Step:
         recipe: Recipe,
         accelerator: Accelerator,
     ) -> None:
+        self.has_own_forward = "forward" in vars(model)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.loss, self.recipe, self.accelerator = loss, recipe, accelerator
 
@@ -249,8 +250,12 @@ class _Step:
         return value.item()
 
     def close(self) -> None:
-        """Take off what accelerate put around the net, and finish the logs."""
-        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        """Leave nothing on the net: neither gradients nor what accelerate put around it; finish the logs."""
+        self.optimizer.zero_grad()
+        bare = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        if not self.has_own_forward:
+            # accelerate puts the method back as an attribute, which a copy of the net would share with it
+            vars(bare).pop("forward", None)
         # not Accelerator.end_training, which ends the processes: another net may follow
         for tracker in self.accelerator.trackers:
             tracker.finish()

@@ -13,7 +13,7 @@ from art_advtransform.config import ThreatModel, TransformConfig
 from art_advtransform.datasets import ImageSet
 from art_advtransform.gradients import Reparameterized
 from art_advtransform.layer import LLPGDTransform
-from art_advtransform.losses import adversarial_loss, defended_loss, imitation_loss, plain_loss
+from art_advtransform.losses import adversarial_loss, defended_loss, imitation_loss, plain_loss, trades_loss
 from art_advtransform.networks import FCN
 from art_advtransform.training import Recipe, fit, fit_surrogate
 from art_advtransform.transform import random_start
@@ -192,3 +192,46 @@ def _works_as_a_backward_rule(h: FCN, x: Tensor) -> None:
     (expected,) = torch.autograd.grad(h(x, start), x, v)
     torch.testing.assert_close(gradient, expected)
     assert not torch.equal(gradient, v)
+
+
+# ---- TRADES
+
+
+def test_trades_is_its_formula() -> None:
+    spy, data = Spy(no_dropout(trained_net())).train(), toy(24, seed=1)
+    with global_state_untouched():
+        value = trades_loss(THREAT, max_iter=3, beta=2.0)(spy, data.x, data.y, seeded(0))
+    (both,) = spy.seen
+    x, attacked = both.chunk(2)
+    assert torch.equal(x, data.x)
+    assert float((attacked - x).abs().max()) <= THREAT.eps + 1e-6
+    assert float(attacked.min()) >= 0
+    assert float(attacked.max()) <= 1
+    reference = no_dropout(trained_net()).train()
+    p, q = reference(both).softmax(1).chunk(2)
+    divergence = (p * (p / q).log()).sum(1).mean()
+    expected = F.nll_loss(p.log(), data.y) + 2 * divergence
+    torch.testing.assert_close(value, expected)
+    assert spy.training
+    assert all(parameter.grad is None for parameter in spy.parameters())
+    value.backward()
+    assert all(parameter.grad is not None for parameter in spy.parameters())
+
+
+def test_trades_ascends_the_divergence() -> None:
+    net, data = no_dropout(trained_net()), toy(24, seed=1)
+    values = []
+    for max_iter, eps_step in ((1, 1e-6), (10, None)):
+        spy = Spy(copy.deepcopy(net)).train()
+        trades_loss(THREAT, max_iter, eps_step)(spy, data.x, data.y, seeded(0))
+        with torch.no_grad():
+            p, q = net.eval()(spy.seen[0]).softmax(1).chunk(2)
+        values.append(float((p * (p / q).log()).sum()))
+    assert values[1] > 3 * values[0]
+
+
+def test_trades_without_the_divergence_is_plain() -> None:
+    net, data = toy_net().eval(), toy(24)
+    net.train = lambda mode=True: net  # type: ignore[method-assign]  # batch norm sees the pair: not what this test is of
+    value = trades_loss(THREAT, beta=0.0)(net, data.x, data.y, seeded(0))
+    torch.testing.assert_close(value, plain_loss(net, data.x, data.y, seeded(0)))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from art_advtransform import pretrained
@@ -23,6 +24,7 @@ from art_advtransform.pretrained import (
     load_network,
     load_pretrained,
     read_card,
+    round_to_half,
     save_pretrained,
 )
 from tests.problems import images, randomised, seeded
@@ -45,6 +47,22 @@ def test_roundtrip(saved: Path) -> None:
         assert type(loaded) is SmallVGG
         assert not loaded.training
         assert torch.equal(loaded(X), small_net()(X))
+
+
+def test_half_precision_halves_matrices_and_kernels_alone(saved: Path) -> None:
+    net, path = small_net(), saved / "model.safetensors"
+    whole = path.stat().st_size
+    save_pretrained(net, saved, {}, half=True)
+    assert path.stat().st_size < 0.8 * whole  # most of so small a net is names and vectors
+    kept, exact = load_file(path), net.state_dict()
+    assert {v.dtype for v in kept.values() if v.ndim >= 2} == {torch.float16}
+    assert all(torch.equal(v, exact[k]) for k, v in kept.items() if v.ndim < 2)
+    loaded = load_pretrained(saved)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert not torch.equal(loaded(X), net(X))
+    round_to_half(net)
+    assert torch.equal(loaded(X), net(X))
+    assert read_card(saved)["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_card(saved: Path) -> None:

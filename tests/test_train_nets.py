@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from art_advtransform import recipes
 from art_advtransform.config import ThreatModel
@@ -18,8 +19,8 @@ from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.networks import NETWORKS
 from art_advtransform.pretrained import BUNDLED, load_pretrained, read_card
-from art_advtransform.recipes import NETS, Net
-from art_advtransform.train_nets import Options, train_nets
+from art_advtransform.recipes import DIGITS_THREAT, NETS, Net, preset_nets
+from art_advtransform.train_nets import Options, pgd_images, train_nets
 from art_advtransform.training import Recipe
 from tests.models import same_weights, tiny_nets
 
@@ -170,6 +171,115 @@ def test_cards_of_something_else_are_trained_over(net: Any, tmp_path: Path, tiny
     seen: list[str] = []
     train(tmp_path, ["surrogate"], seen)
     assert seen == ["surrogate 1/1"]
+
+
+# ---- options
+
+
+def test_restart_trains_again(tmp_path: Path, tiny: dict[str, Net]) -> None:
+    data, seen = digits("test").sample(64), []
+    expected = train(tmp_path, ["surrogate"])["surrogate"]
+    before = load_pretrained(expected)
+
+    def progress(name: str) -> Any:
+        return lambda what, done, total: seen.append(name)
+
+    leftover = tmp_path / "surrogate.00000000.checkpoint.safetensors"
+    leftover.write_bytes(b"of another recipe")
+    few = ImageSet("digits", digits("train").x[:160], digits("train").y[:160], data.classes)
+    train_nets("digits", few, data, tmp_path, ["surrogate"], Options(resume=False, progress=progress))
+    assert seen == ["surrogate"]
+    assert same_weights(load_pretrained(expected), before)
+    assert leftover.exists()
+
+
+def test_redraw_every_is_another_training(tmp_path: Path, tiny: dict[str, Net]) -> None:
+    tiny["f_a-defended"] = replace(tiny["f_a-defended"], recipe=replace(tiny["f_a-defended"].recipe, nb_epochs=3))
+    data, seen = digits("train").sample(160), []
+
+    def progress(name: str) -> Any:
+        return lambda what, done, total: seen.append((what.split()[0], done, total))
+
+    options = Options(redraw_every=2, progress=progress)
+    folder = train_nets("digits", data, data, tmp_path, ["f_a-defended"], options)["f_a-defended"]
+    assert seen == [("g(x)", 160, 160), ("loss", 1, 3), ("loss", 2, 3), ("g(x)", 160, 160), ("loss", 3, 3)]
+    card = read_card(folder)
+    assert card["net"]["redraw_every"] == 2
+    assert card["command"].endswith("--preset cpu --net f_a-defended --redraw-every 2")
+    assert [path.name for path in tmp_path.iterdir()] == ["f_a-defended"]  # neither checkpoint nor bank
+    seen.clear()
+    train_nets("digits", data, data, tmp_path, ["f_a-defended"], options)
+    assert seen == []
+    train_nets("digits", data, data, tmp_path, ["f_a-defended"], Options(progress=progress))
+    assert seen == [("loss", 1, 3), ("loss", 2, 3), ("loss", 3, 3)]
+
+
+def test_half_precision_is_what_is_measured(tmp_path: Path, tiny: dict[str, Net]) -> None:
+    tiny["surrogate"] = replace(tiny["surrogate"], half=True)
+    folder = train(tmp_path, ["surrogate"])["surrogate"]
+    assert {v.dtype for v in load_file(folder / "model.safetensors").values()} >= {torch.float16, torch.float32}
+    measured = _accuracy(DefendedModel(load_pretrained(folder), None), 64)
+    assert read_card(folder)["test_accuracy"] == round(measured, 4)
+
+
+def test_trades_and_adversarial_training_are_not_the_same(tmp_path: Path, tiny: dict[str, Net]) -> None:
+    f_b = tiny["f_b-adversarial"]
+    tiny["surrogate"] = replace(f_b, role="trades")
+    folders = train(tmp_path, ["f_b-adversarial", "surrogate"])
+    assert not same_weights(*(load_pretrained(folder) for folder in folders.values()))
+    for folder in folders.values():
+        assert 0 <= read_card(folder)["pgd20_accuracy"] <= read_card(folder)["test_accuracy"] + 0.05
+
+
+def test_pgd_images_stay_in_the_budget_and_hurt() -> None:
+    data, net = digits("test").sample(200), load_pretrained("digits/undefended")
+    attacked = pgd_images(net, data, DIGITS_THREAT, "cpu")
+    assert float((attacked - data.x).abs().max()) <= DIGITS_THREAT.eps + 1e-6
+    assert float(attacked.min()) >= 0
+    assert float(attacked.max()) <= 1
+    with torch.no_grad():
+        assert float((net(attacked).argmax(1) == data.y).float().mean()) < 0.2
+
+
+# ---- presets
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10", "tiny_imagenet", "fashion_mnist"])
+def test_the_papers_preset(dataset: str) -> None:
+    nets = preset_nets(dataset, "paper")
+    f_a, f_b = nets["f_a-defended"], nets["f_b-adversarial"]
+    recipe = f_a.recipe
+    assert (recipe.nb_epochs, recipe.learning_rate, recipe.momentum, recipe.batch_size) == (80, 0.1, 0.9, 128)
+    assert (recipe.decay, recipe.warmup, f_a.redraw_every) == ("constant", 0, 0)
+    assert (f_a.architecture, f_a.arguments["width"], f_b.role) == ("ResNet18", 64, "adversarial")
+    size = {"digits": 8, "tiny_imagenet": 64, "fashion_mnist": 28}.get(dataset, 32)
+    for net in (f_a, f_b):
+        module = NETWORKS[net.architecture](**net.arguments).eval()
+        channels, classes = net.arguments["in_channels"], net.arguments["nb_classes"]
+        assert module(torch.rand(1, channels, size, size)).shape == (1, classes)
+
+
+def test_the_smoke_preset_is_one_epoch_of_the_same_nets() -> None:
+    nets, smoke = preset_nets("cifar10"), preset_nets("cifar10", "smoke")
+    assert list(smoke) == list(nets)
+    assert {net.recipe.nb_epochs for net in smoke.values()} == {1}
+    assert all(smoke[name].arguments == net.arguments for name, net in nets.items())
+
+
+@pytest.mark.parametrize("nets", [preset_nets("cifar10"), preset_nets("cifar10", "paper")])
+def test_f_b_comes_before_what_needs_it(nets: dict[str, Net]) -> None:
+    names = list(nets)
+    for name, net in nets.items():
+        if net.role == "defended":
+            assert names.index(net.f_b) < names.index(name)
+    assert nets["f_a-defended"].recipe.seed != nets["f_a-defended-2"].recipe.seed
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(ValueError, match="unknown preset 'gpu'; known: cpu, paper, smoke"):
+        preset_nets("digits", "gpu")
+    with pytest.raises(ValueError, match="no recipes for dataset 'mnist'; known: digits, cifar10"):
+        preset_nets("mnist", "paper")
 
 
 # ---- what ships

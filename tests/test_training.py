@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -184,3 +186,75 @@ def test_a_diverging_loss_is_an_error_and_leaves_no_checkpoint(tmp_path: Path) -
     with pytest.raises(FloatingPointError, match="no longer finite in epoch 1: lower the learning rate"):
         fit(linear, toy(), plain_loss, Recipe(2, 32, learning_rate=1e38), checkpoint=tmp_path / "c.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_diverges_later_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    path, batches = tmp_path / "net.safetensors", 0
+
+    def loss(*arguments: Any) -> Tensor:
+        nonlocal batches
+        batches += 1
+        return plain_loss(*arguments) * (float("nan") if batches > 6 else 1.0)
+
+    with pytest.raises(FloatingPointError, match="no longer finite in epoch 3"):
+        fit(toy_net(), toy(), loss, RECIPE, checkpoint=path)
+    resumed, expected = toy_net(seed=1), toy_net()
+    fit(resumed, toy(), plain_loss, RECIPE, checkpoint=path)
+    fit(expected, toy(), plain_loss, RECIPE)
+    assert same_weights(resumed, expected)
+
+
+def test_nothing_is_left_on_the_net() -> None:
+    net = toy_net()
+    fit(net, toy(), plain_loss, RECIPE)
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert "forward" not in vars(net)
+
+
+# ---- accelerate
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """Its precision is one for the whole process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_bfloat16(fresh_accelerate: None) -> None:
+    dtypes: set[torch.dtype] = set()
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        dtypes.update(parameter.dtype for parameter in model.parameters())
+        return plain_loss(model, x, y, generator)
+
+    inner = toy_net()
+    assert isinstance(inner, nn.Sequential)
+    inner[0].register_forward_hook(lambda module, args, output: dtypes.add(output.dtype))
+    losses = fit(inner, toy(), loss, RECIPE, mixed_precision="bf16")
+    assert dtypes == {torch.float32, torch.bfloat16}  # weights, activations
+    assert losses[-1] < losses[0]
+    assert inner(toy().x).dtype == torch.float32  # and autocast is off again
+    assert "forward" not in vars(inner)
+    other = toy_net()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    fit(other, toy(), plain_loss, RECIPE)
+    assert not same_weights(inner, other)
+
+
+def test_unknown_precision() -> None:
+    with pytest.raises(ValueError, match="unknown mixed_precision 'fp8'; known: no, bf16, fp16"):
+        fit(toy_net(), toy(), plain_loss, RECIPE, mixed_precision="fp8")  # type: ignore[arg-type]
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+    losses = fit(toy_net(), toy(), plain_loss, RECIPE, log_dir=tmp_path)
+    (events,) = tmp_path.rglob("events.out.tfevents.*")
+    log = EventAccumulator(str(events)).Reload()
+    assert [event.step for event in log.Scalars("loss")] == [1, 2, 3, 4]
+    assert [event.value for event in log.Scalars("loss")] == pytest.approx(losses)
+    assert log.Scalars("learning_rate")[-1].value == 0
