@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from art_advtransform.backward import GradientEstimator
 from art_advtransform.config import check_count
+from art_advtransform.frozen import default_batch_size
 from art_advtransform.layer import LLPGDTransform, check_images
 from art_advtransform.transform import random_start
 
@@ -95,6 +96,11 @@ class DefendedModel(nn.Module):
         drawn = self.transform is not None and self.transform.config.random_start
         return drawn and self._frozen_seed is None
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether this is inside :meth:`frozen`."""
+        return self._frozen_seed is not None
+
     def view(
         self,
         *,
@@ -103,13 +109,18 @@ class DefendedModel(nn.Module):
         eot_average: EotAverage = "logits",
         generator: torch.Generator | None = None,
     ) -> DefendedModel:
-        """The same networks as an attacker sees them: own backward rule, own EOT, own draws, own query count."""
+        """The same networks as an attacker sees them: own backward rule, own EOT, own draws, own query count.
+
+        Made inside :meth:`frozen`, it stays frozen.
+        """
         transform = self.transform
         if transform is not None:
             transform = transform.with_gradient(gradient or transform.gradient, generator)
-        # without randomness every draw is the same one
-        draws = eot_samples if self.randomized else 1
-        return DefendedModel(self.classifier, transform, eot_samples=draws, eot_average=eot_average)
+        # without random starts every draw is the same one
+        draws = eot_samples if transform is not None and transform.config.random_start else 1
+        seen = DefendedModel(self.classifier, transform, eot_samples=draws, eot_average=eot_average)
+        seen._frozen_seed = self._frozen_seed
+        return seen
 
     @contextmanager
     def frozen(self, seed: int) -> Iterator[DefendedModel]:
@@ -137,7 +148,7 @@ class DefendedModel(nn.Module):
         self.queries.forward += n * draws
         if logits.requires_grad:
             logits.register_hook(self._count_backward)
-        return self._average(logits.view(n, draws, -1)) if draws > 1 else logits
+        return self._average(logits.unflatten(0, (n, draws))) if draws > 1 else logits
 
     def _transformed(self, repeated: Tensor, n: int, start: Tensor | None) -> Tensor:
         if self.transform is None:
@@ -154,9 +165,8 @@ class DefendedModel(nn.Module):
         if self.training:
             logits: Tensor = self.classifier(x)
             return logits
-        constants = {name: p.detach() for name, p in self.classifier.named_parameters()}
-        logits = torch.func.functional_call(self.classifier, constants, (x,))
-        return logits
+        # many draws make a large batch, which f_a takes in the chunks that suit the cache
+        return torch.cat([_with_constants(self.classifier, part) for part in x.split(default_batch_size(x))])
 
     def _average(self, logits: Tensor) -> Tensor:
         if self.eot_average == "logits":
@@ -168,3 +178,21 @@ class DefendedModel(nn.Module):
 
     def _dtype(self) -> torch.dtype:
         return next((p.dtype for p in self.classifier.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _with_constants(classifier: nn.Module, x: Tensor) -> Tensor:
+    """Logits with no gradient to the parameters."""
+    if not isinstance(classifier, (torch.jit.ScriptModule, nn.DataParallel)):
+        constants = {name: p.detach() for name, p in classifier.named_parameters()}
+        logits: Tensor = torch.func.functional_call(classifier, constants, (x,))
+        return logits
+    # torch.func refuses these two
+    wanted = [p for p in classifier.parameters() if p.requires_grad]
+    try:
+        for p in wanted:
+            p.requires_grad_(False)
+        logits = classifier(x)
+    finally:
+        for p in wanted:
+            p.requires_grad_(True)
+    return logits

@@ -61,11 +61,12 @@ class FrozenModel(nn.Module):
         if autocast not in (None, *_HALF):
             raise ValueError(f"expected autocast to be one of {', '.join(map(str, _HALF))} or None, got {autocast}")
         self.autocast, self.compile_steps = autocast, compile
-        plain = copy.deepcopy(model).eval().requires_grad_(False)
+        plain = _copied(model).eval()
+        for parameter in plain.parameters():
+            parameter.detach_()  # a copy of TorchScript has parameters that are no leaves
         fast = _optimised(plain) if optimise else None
         self.optimised = fast is not None
         self.net = plain if fast is None else fast
-        self.memory_format = torch.channels_last if self.optimised else torch.contiguous_format
         self.train(False)  # an nn.Module is born in train mode
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,6 +76,11 @@ class FrozenModel(nn.Module):
         with torch.autocast(x.device.type, self.autocast):
             logits = self.net(x)
         return logits.to(self.dtype)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """What f_b computes fastest in. Not an attribute: a memory format can't be pickled by torch.save."""
+        return torch.channels_last if self.optimised else torch.contiguous_format
 
     @property
     def for_steps(self) -> nn.Module:
@@ -106,9 +112,14 @@ class FrozenModel(nn.Module):
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
 
-def freeze(model: nn.Module) -> FrozenModel:
-    """A :class:`FrozenModel` of ``model``; one that is frozen already is shared, not copied."""
-    return model if isinstance(model, FrozenModel) else FrozenModel(model)
+def freeze(model: nn.Module, device: torch.device | str | None = None) -> FrozenModel:
+    """A :class:`FrozenModel` of ``model`` on ``device``; one that is frozen and there already is shared, not copied."""
+    if not isinstance(model, FrozenModel):
+        model = FrozenModel(model)
+        return model if device is None else model.to(device)
+    if device is None or torch.empty(0, device=device).device == model.device:
+        return model
+    return copy.deepcopy(model).to(device)  # its other users stay where they are
 
 
 def default_batch_size(x: Tensor) -> int:
@@ -120,6 +131,14 @@ def default_batch_size(x: Tensor) -> int:
     if x.device.type != "cpu":
         return 512
     return min(max(32 * 32 * 32 // (x.shape[2] * x.shape[3]), 16), 512)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A deep copy; what hooks computed from parameters (``nn.utils.weight_norm``) refuses to be copied, so goes as constants."""
+    computed = (
+        v for module in model.modules() for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf
+    )
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
 
 
 def check_precision(model: nn.Module) -> None:

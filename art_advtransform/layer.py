@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class LLPGDTransform(nn.Module):
         gradient: a name in ``GRADIENTS`` or a :class:`~art_advtransform.backward.GradientEstimator`.
         batch_size: images that f_b sees at a time; ``None`` chooses for the device.
         generator: where D is drawn from; ``None`` makes a private one, seeded by the operating system, so that the
-            defence's draws can't be guessed. Pass one for a reproducible run.
+            defence's draws can't be guessed, nor are those of a copy the same. Pass one for a reproducible run.
         device: where f_b's copy is put; ``None`` leaves it where the model is.
 
     Shape:
@@ -70,11 +71,16 @@ class LLPGDTransform(nn.Module):
             check_count("batch_size", batch_size)
         self.gradient = resolve_gradient(gradient)
         self.batch_size = batch_size
-        self.model: FrozenModel = freeze(model)
-        if device is not None:
-            self.model.to(device)
+        self.model: FrozenModel = freeze(model, device)
         self.generator = private_generator(generator, self.model.device)
+        self._is_private = generator is None
         self._accepted: set[torch.Size] = set()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy draws for itself: replicas with one private generator would share their "random" D."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if self._is_private:
+            self.generator.seed()
 
     def with_gradient(
         self, gradient: str | GradientEstimator, generator: torch.Generator | None = None

@@ -235,3 +235,28 @@ def test_bad_options(options: dict[str, Any], error: type[Exception], message: s
     good: dict[str, Any] = {"classifier": classifier(), "transform": None}
     with pytest.raises(error, match=f"^{message}$"):
         DefendedModel(**{**good, **options})
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_no_images_with_eot(average: Any) -> None:
+    transform = defended_model().transform
+    model = DefendedModel(classifier(), transform, eot_samples=4, eot_average=average).eval()
+    nb_classes = classifier()(images(1)).shape[1]
+    assert model(images(4)[:0]).shape == (0, nb_classes)
+    with model.frozen(0):
+        assert model(images(4)[:0]).shape == (0, nb_classes)
+
+
+def test_a_view_of_a_frozen_model_is_frozen() -> None:
+    model, x = defended_model().eval(), images(4)
+    with model.frozen(5):
+        one, eight, expected = model.view(), model.view(eot_samples=8), model(x)
+        assert model.is_frozen
+    assert not model.is_frozen
+    assert one.is_frozen
+    assert not one.randomized
+    assert torch.equal(one(x), expected)
+    assert eight.eot_samples == 8
+    assert torch.equal(eight(x), eight(x))
+    assert not torch.equal(eight(x), expected)
+    assert not torch.equal(model(x), model(x))
