@@ -15,6 +15,7 @@ by :mod:`art_advtransform.transform`; the rules here differ only in what they ta
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -72,18 +73,27 @@ class Reparameterized(GradientEstimator):
     """J of a network h(x, D) trained to imitate g_D(x) (eq. 6; :func:`art_advtransform.training.fit_surrogate`).
 
     Args:
-        network: nn.Module, (x, D), both (n, C, H, W), to (n, C, H, W).
+        network: nn.Module, (x, D), both (n, C, H, W), to (n, C, H, W). A copy in eval mode is used: batch statistics would
+            tie an image's gradient to its batch.
+
+    Raises:
+        TypeError: if ``network`` is not an nn.Module.
+        ValueError: in the backward pass, if it does not return images of the shape of ``x``.
     """
 
     def __init__(self, network: nn.Module) -> None:
         if not isinstance(network, nn.Module):
             raise TypeError(f"expected network to be a torch.nn.Module, got {type(network).__name__}")
-        self.network = network
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
 
     def pullback(self, draw: Draw, v: Tensor) -> Tensor:
+        self.network.to(device=draw.x.device, dtype=draw.x.dtype)
         with torch.enable_grad():
             x = draw.x.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.network(x, draw.start), x, v)
+            imitated = self.network(x, draw.start)
+            if imitated.shape != x.shape:
+                raise ValueError(f"expected h(x, D) of shape {tuple(x.shape)}, got {tuple(imitated.shape)}")
+            (gradient,) = torch.autograd.grad(imitated, x, v)
         return gradient
 
 
@@ -116,7 +126,9 @@ class FiniteDifference(GradientEstimator):
         for i in range(len(draw.x)):
             coordinates = torch.arange(nb_pixels)
             if self.nb_samples is not None and self.nb_samples < nb_pixels:
-                coordinates = torch.randperm(nb_pixels, generator=self.generator)[: self.nb_samples]
+                coordinates = torch.randperm(nb_pixels, generator=self.generator, device=self.generator.device).cpu()[
+                    : self.nb_samples
+                ]
             slopes = self._slopes(draw, i, coordinates, v[i])
             gradient[i].view(-1)[coordinates.to(v.device)] += slopes * (nb_pixels / len(coordinates))
         return gradient
@@ -160,7 +172,9 @@ class Evolution(GradientEstimator):
         total = torch.zeros_like(draw.x)
         both = draw.start.repeat(2, 1, 1, 1)
         for _ in range(self.nb_samples):
-            u = torch.randn(draw.x.shape, generator=self.generator, dtype=draw.x.dtype).to(draw.x.device)
+            u = torch.randn(
+                draw.x.shape, generator=self.generator, device=self.generator.device, dtype=draw.x.dtype
+            ).to(draw.x.device)
             points = torch.cat([draw.x + self.sigma * u, draw.x - self.sigma * u])
             plus, minus = draw.displacement(points, both).chunk(2)
             slope = ((plus - minus) * v).flatten(1).sum(1) / (2 * self.sigma)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from art_advtransform.backward import Draw, GradientEstimator
 from art_advtransform.config import TransformConfig
@@ -181,3 +182,43 @@ def test_wrong_type(wrong: Any) -> None:
 def test_bad_options(make: Callable[[], GradientEstimator], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         make()
+
+
+class Normed(nn.Module):
+    """An h whose batch norm would tie images together, in train mode as networks are born."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.h = nn.BatchNorm2d(3), FCN(3, width=4, depth=1)
+
+    def forward(self, x: Tensor, start: Tensor) -> Tensor:
+        value: Tensor = self.h(self.norm(x), start)
+        return value
+
+
+def test_reparameterized_uses_a_frozen_copy_of_the_network() -> None:
+    torch.manual_seed(0)
+    h, x = Normed(), images(6)
+    before = copy.deepcopy(h.state_dict())
+    g = LLPGDTransform(conv_net(), gradient=Reparameterized(h))  # f_b in float64, h in float32
+    gradients = []
+    for n in (2, 6):
+        leaf = x[:n].clone().requires_grad_()
+        g(leaf, start_for(x)[:n]).square().sum().backward()
+        assert leaf.grad is not None
+        gradients.append(leaf.grad[:2])
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert h.training
+    assert all(torch.equal(value, before[name]) for name, value in h.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in h.parameters())
+
+
+def test_reparameterized_refuses_another_shape() -> None:
+    class Flat(nn.Module):
+        def forward(self, x: Tensor, start: Tensor) -> Tensor:
+            return x.flatten(1)
+
+    x = images(2).requires_grad_()
+    g = LLPGDTransform(conv_net(), gradient=Reparameterized(Flat()))
+    with pytest.raises(ValueError, match=r"expected h\(x, D\) of shape \(2, 3, .*, got \(2, "):
+        g(x).sum().backward()
