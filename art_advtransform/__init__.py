@@ -42,6 +42,9 @@ _HOME = {
     "load_reference_checkpoint": "pretrained",
 }
 
+# Toolkits that are extras of the same name.
+_EXTRAS = ("foolbox", "torchattacks")
+
 __all__ = [
     "GRADIENTS",
     "AdversarialTransform",
@@ -64,7 +67,13 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    try:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        remedy = f'{name} needs {error.name}: pip install "art-advtransform[{error.name}]"'
+        raise ModuleNotFoundError(remedy, name=error.name) from error
     globals()[name] = value
     return value
 

@@ -64,7 +64,7 @@ class AdversarialTransform(PreprocessorPyTorch):  # type: ignore[misc]
         self.eps, self.eps_step, self.max_iter = eps, eps_step, max_iter
         self.objective, self.random_start, self.clip_values = objective, random_start, clip_values
         self.gradient, self.batch_size = gradient, batch_size
-        self.model = freeze(model).to(self.device)
+        self.model = freeze(model, self.device)
         self.generator = private_generator(generator, self.device)
         self._last_draw: tuple[str, Tensor] | None = None
         self._check_params()
@@ -116,9 +116,10 @@ class AdversarialTransform(PreprocessorPyTorch):  # type: ignore[misc]
 class EoTAdversarialTransform(AdversarialTransform):
     """g with expectation over transformation, ART's way: every image becomes ``nb_samples`` rows, each with its own draw.
 
-    Rows are multiplied only where gradients are wanted, so that ``loss_gradient`` and ``class_gradient`` are means over the
-    draws while ``predict`` keeps the shape of its input (ART's own EoT classes multiply there too: ART issue 1267) and
-    shows a single draw. With a numpy preprocessor in the chain ART can't multiply rows: the gradient is a single draw's.
+    Rows are multiplied only where gradients are wanted, so that ``loss_gradient`` (of a loss that averages over its batch, as
+    losses do by default; one that sums also sums over the draws) and ``class_gradient`` are means over the draws, while
+    ``predict`` keeps the shape of its input (ART's own EoT classes multiply there too: ART issue 1267) and shows a single
+    draw. With a numpy preprocessor in the chain ART can't multiply rows: the gradient is a single draw's.
 
     Args:
         model: f_b.

@@ -8,6 +8,7 @@ import numpy as np
 from art.defences.trainer.trainer import Trainer
 
 from art_advtransform.config import check_count
+from art_advtransform.layer import LLPGDTransform
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -33,7 +34,8 @@ class AdversarialTransformTrainer(Trainer):  # type: ignore[misc]
         check_count("nb_epochs", nb_epochs)
         check_count("batch_size", batch_size)
         defences = classifier.preprocessing_defences or []
-        if not any(defence.apply_fit for defence in defences):
+        ours = [defence for defence in defences if isinstance(getattr(defence, "transform", None), LLPGDTransform)]
+        if not any(defence.apply_fit for defence in ours):
             raise ValueError("expected a classifier with an AdversarialTransform(apply_fit=True) among its defences")
         super().__init__(classifier)
         self.nb_epochs, self.batch_size, self.seed = nb_epochs, batch_size, seed
@@ -57,12 +59,19 @@ class AdversarialTransformTrainer(Trainer):  # type: ignore[misc]
             kwargs: handed on to ``classifier.fit``.
 
         Raises:
-            ValueError: if the lengths differ or a number is not positive.
+            ValueError: if there are no images, the lengths differ, a label is out of range or a number is not positive.
         """
         size = self.batch_size if batch_size is None else batch_size
         epochs = self.nb_epochs if nb_epochs is None else nb_epochs
         check_count("batch_size", size)
         check_count("nb_epochs", epochs)
+        if len(x) == 0:
+            raise ValueError("expected at least one image")
+        classes = y if y.ndim == 1 else np.arange(y.shape[1])
+        if classes.min() < 0 or classes.max() >= self._classifier.nb_classes:
+            raise ValueError(
+                f"expected labels in [0, {self._classifier.nb_classes - 1}], got [{classes.min()}, {classes.max()}]"
+            )
         if len(x) != len(y):
             raise ValueError(f"expected as many labels as images, got {len(y)} and {len(x)}")
         order = np.random.default_rng(self.seed)

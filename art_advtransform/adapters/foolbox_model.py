@@ -30,7 +30,7 @@ class FoolboxDefendedModel(PyTorchModel):
     Args:
         classifier: f_a, or a whole :class:`DefendedModel` (then ``transform`` must be ``None``).
         transform: g; ``None`` for an undefended classifier.
-        bounds: valid range of an image; Foolbox asserts it without tolerance: clamp before the call.
+        bounds: valid range of an image, always (0, 1); Foolbox asserts it without tolerance: clamp before the call.
         device: where to; ``None`` is Foolbox's choice, a GPU if there is one.
         eot_samples: draws of D for every image and call.
 
@@ -56,9 +56,11 @@ class FoolboxDefendedModel(PyTorchModel):
         *,
         eot_samples: int = 1,
     ) -> None:
+        if tuple(bounds) != (0, 1):
+            raise ValueError(f"expected bounds=(0, 1), the range that g's eps is measured in, got {tuple(bounds)}")
         if isinstance(classifier, DefendedModel):
-            if transform is not None:
-                raise ValueError("expected transform=None: the DefendedModel brings its own")
+            if transform is not None or eot_samples != 1:
+                raise ValueError("expected transform=None and eot_samples=1: the DefendedModel brings its own")
             self.defended = classifier
         else:
             self.defended = DefendedModel(classifier, transform, eot_samples=eot_samples)

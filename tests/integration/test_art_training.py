@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from art.data_generators import PyTorchDataGenerator
+from art.defences.preprocessor import FeatureSqueezing
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -93,7 +94,8 @@ def test_trainer_steps_the_scheduler_once_an_epoch_and_hands_options_on(task: Pr
 
 
 def test_trainer_refuses_what_would_train_undefended(task: Problem) -> None:
-    for defences in ([], [defence(task.f_b, apply_fit=False)]):
+    other = FeatureSqueezing(clip_values=(0, 1), apply_fit=True)  # some defence that is applied is not enough
+    for defences in ([], [defence(task.f_b, apply_fit=False)], [defence(task.f_b, apply_fit=False), other]):
         with pytest.raises(ValueError, match="apply_fit=True"):
             AdversarialTransformTrainer(art_classifier(task.f_a, *defences))
 
@@ -111,6 +113,10 @@ def test_trainer_refuses_bad_numbers(task: Problem, options: dict[str, Any], err
         trainer.fit(task.x.numpy(), one_hot(task.y), **options)
     with pytest.raises(ValueError, match="as many labels as images, got 3 and 4"):
         trainer.fit(task.x.numpy(), one_hot(task.y)[:3])
+    with pytest.raises(ValueError, match="at least one image"):
+        trainer.fit(task.x.numpy()[:0], one_hot(task.y)[:0])
+    with pytest.raises(ValueError, match=r"expected labels in \[0, \d\], got \[0, 12\]"):
+        trainer.fit(task.x.numpy(), np.array([0, 1, 2, 12]))
 
 
 def test_apply_fit_off_trains_on_the_raw_images(task: Problem) -> None:

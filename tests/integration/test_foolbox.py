@@ -274,3 +274,15 @@ def test_a_classifier_in_train_mode_is_reported(task: Problem) -> None:
     """Foolbox warns of it; the wrapper must not hide the mode of what it wraps."""
     with pytest.warns(UserWarning, match="training mode"):
         FoolboxDefendedModel(task.f_a.train(), None, device="cpu")
+
+
+@pytest.mark.parametrize("bounds", [(0, 255), (-1, 1)])
+def test_bounds_in_which_eps_means_something_else_are_refused(task: Problem, bounds: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"expected bounds=\(0, 1\)"):
+        FoolboxDefendedModel(task.f_a, None, bounds=bounds)
+
+
+def test_eot_belongs_to_the_defended_model_where_one_is_given(task: Problem) -> None:
+    model = DefendedModel(task.f_a, LLPGDTransform(task.f_b))
+    with pytest.raises(ValueError, match="expected transform=None and eot_samples=1: the DefendedModel brings its own"):
+        FoolboxDefendedModel(model, None, eot_samples=8)
