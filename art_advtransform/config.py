@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 Objective = Literal["least_likely", "most_likely"]
@@ -11,7 +13,7 @@ Objective = Literal["least_likely", "most_likely"]
 
 def check_positive(name: str, value: float) -> None:
     """Raise ``ValueError`` unless ``value`` is a finite number above zero."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"expected {name} to be a number, got {type(value).__name__}")
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"expected {name} > 0, got {value}")
@@ -19,14 +21,16 @@ def check_positive(name: str, value: float) -> None:
 
 def check_count(name: str, value: int, minimum: int = 1) -> None:
     """Raise ``TypeError`` unless ``value`` is an int, ``ValueError`` unless it is at least ``minimum``."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"expected {name} to be an int, got {type(value).__name__}")
     if value < minimum:
         raise ValueError(f"expected {name} >= {minimum}, got {value}")
 
 
 def check_clip_values(clip_values: tuple[float, float]) -> None:
-    """Raise ``ValueError`` unless ``clip_values`` is a pair (low, high) of finite numbers with low < high."""
+    """Raise ``TypeError`` or ``ValueError`` unless ``clip_values`` is a pair (low, high) of finite numbers with low < high."""
+    if not isinstance(clip_values, Iterable):
+        raise TypeError(f"expected clip_values as (low, high), got {clip_values}")
     low_high = tuple(clip_values)
     if len(low_high) != 2 or not all(math.isfinite(v) for v in low_high) or low_high[0] >= low_high[1]:
         raise ValueError(f"expected clip_values as (low, high) with low < high, got {clip_values}")
@@ -69,7 +73,11 @@ class TransformConfig:
         check_positive("eps", self.eps)
         if self.eps_step is not None:
             check_positive("eps_step", self.eps_step)
+            object.__setattr__(self, "eps_step", float(self.eps_step))
         check_count("max_iter", self.max_iter)
+        # numpy's numbers are taken too, but records are JSON, which has none
+        object.__setattr__(self, "eps", float(self.eps))
+        object.__setattr__(self, "max_iter", int(self.max_iter))
         if self.objective not in get_args(Objective):
             raise ValueError(f"unknown objective {self.objective!r}; known: {', '.join(get_args(Objective))}")
         if self.clip_values is not None:
@@ -102,4 +110,5 @@ class ThreatModel:
 
     def __post_init__(self) -> None:
         check_positive("eps", self.eps)
+        object.__setattr__(self, "eps", float(self.eps))
         check_clip_values(self.clip_values)

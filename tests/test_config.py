@@ -7,6 +7,7 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from art_advtransform.config import ThreatModel, TransformConfig
@@ -30,6 +31,19 @@ def test_step_follows_eps_unless_given() -> None:
     assert TransformConfig(eps=0.5, eps_step=0.3).step == 0.3
     # a step longer than the ball is allowed: it ends in a corner
     assert TransformConfig(eps=0.1, eps_step=2).step == 2
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    config = TransformConfig(eps=np.float32(0.25), eps_step=np.float64(0.5), max_iter=np.int64(3))
+    assert (config.eps, config.eps_step, config.max_iter) == (0.25, 0.5, 3)
+    numbers = [config.eps, config.eps_step, config.max_iter, ThreatModel(eps=np.float32(0.25)).eps]
+    assert [type(number) for number in numbers] == [float, float, int, float]
+
+
+@pytest.mark.parametrize("clip_values", [0.5, None])
+def test_clip_values_that_are_no_pair(clip_values: Any) -> None:
+    with pytest.raises(TypeError, match=r"expected clip_values as \(low, high\), got "):
+        ThreatModel(clip_values=clip_values)
 
 
 def test_threat_model_defaults() -> None:
