@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from scipy.stats import bootstrap
 from torch import Tensor
+from torch.nn import functional as F
 
 from art_advtransform.defended import DefendedModel
 from art_advtransform.randomness import keyed_generator
@@ -75,7 +76,7 @@ class Count:
 
     Attributes:
         mean: expected accuracy of one prediction: the headline, comparable with the paper's.
-        majority: accuracy of the vote of all K draws.
+        majority: accuracy of the vote of all K draws; a tie is no win.
         any: share of images that are right in every one of the first 10 draws.
         per_image: share of draws that are right, for each image, shape (n,).
         nb_draws: K.
@@ -97,7 +98,7 @@ def count(predicted: Tensor, y: Tensor, seed: int = 0) -> Count:
     if len(predicted) == 0:
         raise ValueError("expected at least one image to count")
     right = predicted == y[:, None]
-    vote = predicted.mode(1).values == y
+    vote = _won(predicted, y)
     per_image = right.double().mean(1)
     return Count(
         interval(per_image, seed),
@@ -106,6 +107,13 @@ def count(predicted: Tensor, y: Tensor, seed: int = 0) -> Count:
         per_image,
         predicted.shape[1],
     )
+
+
+def _won(predicted: Tensor, y: Tensor) -> Tensor:
+    """Whether the label has more votes than any other class; a tie must not depend on how classes are numbered."""
+    votes = F.one_hot(predicted, int(max(predicted.max(), y.max())) + 1).sum(1)
+    own = votes.gather(1, y[:, None])
+    return (votes.scatter(1, y[:, None], -1) < own).all(1)
 
 
 def interval(per_image: Tensor, seed: int = 0) -> Interval:

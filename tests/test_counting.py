@@ -168,3 +168,14 @@ def test_choose() -> None:
 def test_choose_takes_the_first_of_attacks_that_are_all_equal() -> None:
     assert choose(torch.tensor([[0.5, 0.0], [0.5, 0.0]])).tolist() == [0, 0]
     assert choose(torch.tensor([[0.5, 1.0]])).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_a_tie_of_the_vote_is_no_win_whatever_the_class(label: int) -> None:
+    others = [k for k in range(3) if k != label]
+    y = torch.tensor([label])
+    tie = torch.tensor([[label, others[0], label, others[0]]])
+    won = torch.tensor([[label, others[0], label, others[1]]])
+    assert count(tie, y).majority.value == 0
+    assert count(won, y).majority.value == 1
+    assert count(tie, y).mean.value == count(won, y).mean.value == 0.5
