@@ -234,19 +234,35 @@ def test_hop_skip_jump_starts_from_images_of_other_classes(monkeypatch: pytest.M
     assert all(tuple(image.flatten().tolist()) in pool for image in starts)
 
 
-def test_hop_skip_jump_leaves_images_without_a_start_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hop_skip_jump_starts_from_noise_where_no_other_image_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     target = digits_target(undefended(), 20)
-    # nothing but images of class k to start from: those of class k have no start
+    # nothing but images of class k to start from: those of class k start from noise
     k = int(target.y[0])
     target.others = target.x[target.y == k]
+    ((_, labels, starts),) = hop_skip_jump_starts(target, monkeypatch)
+    assert torch.equal(labels, target.y)
+    pool = {tuple(image.flatten().tolist()) for image in target.x}
+    from_pool = [tuple(image.flatten().tolist()) in pool for image in starts]
+    assert from_pool == (labels != k).tolist()
+    assert bool((target.bare()(starts[labels == k]).argmax(1) != k).all())
+
+
+class Constant(torch.nn.Module):
+    """Takes everything for class 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), 10).index_fill(1, torch.tensor([0]), 1.0) + 0 * x.mean((1, 2, 3))[:, None]
+
+
+def test_hop_skip_jump_leaves_images_without_a_start_alone_and_fails_without_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = digits_target(DefendedModel(Constant(), None), 20, surrogate=False)
     ((_, labels, _),) = hop_skip_jump_starts(target, monkeypatch)
-    assert torch.equal(labels, target.y[target.y != k])
-
-
-def test_hop_skip_jump_without_any_start() -> None:
-    target = digits_target(undefended(), 3)
-    target.others = target.x[:0]
-    assert torch.equal(hop_skip_jump(1, 10, 20).run(target), target.x)
+    assert torch.equal(labels, target.y[target.y != 0])
+    target.y = torch.zeros_like(target.y)
+    with pytest.raises(RuntimeError, match="no image has a start"):
+        hop_skip_jump(1, 10, 20).run(target)
 
 
 def test_pgd_steps_and_start_of_art(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,14 @@ from art_advtransform.attacks.base import Attack, Target
 from art_advtransform.defended import DefendedModel
 from art_advtransform.randomness import derived_seed, global_seed
 
+# Noise images to start HopSkipJump from, where all other images are of one class.
+_NOISE_STARTS = 20
+
 
 def hop_skip_jump(steps: int = 8, initial_gradient_eval_steps: int = 50, max_gradient_eval_steps: int = 200) -> Attack:
     """HopSkipJump (Chen et al. 2020, arXiv 1904.02144) with the L-inf distance.
 
-    It assumes a deterministic model, so that the draw of D is frozen while it runs. It starts from other images, blended
+    It assumes a deterministic model, so that the draw of D is frozen while it runs. It starts from other images or noise, blended
     until they are as near as the decision allows; where the result is outside the budget it is projected. A replication of
     the paper's attack rather than evidence: nothing ties the frozen draw to those that are scored.
     """
@@ -32,11 +35,12 @@ def hop_skip_jump(steps: int = 8, initial_gradient_eval_steps: int = 50, max_gra
         view = target.view()
         with view.frozen(derived_seed(target.seed)), global_seed(target.global_seed):
             chosen, starts = _starting_points(view, target)
+            if len(chosen) == 0:
+                raise RuntimeError("no image has a start: the model takes all others, and noise, for the same class")
             attacked = target.x.clone()
-            if len(chosen):
-                images, labels = target.x[chosen], target.y[chosen]
-                raw, _, _ = attack(_foolbox_model(view, target), images, labels, epsilons=None, starting_points=starts)
-                attacked[chosen] = raw.to(attacked)
+            images, labels = target.x[chosen], target.y[chosen]
+            raw, _, _ = attack(_foolbox_model(view, target), images, labels, epsilons=None, starting_points=starts)
+            attacked[chosen] = raw.to(attacked)
         return attacked
 
     queries = f"{initial_gradient_eval_steps} to {max_gradient_eval_steps} queries"
@@ -67,20 +71,25 @@ def _foolbox_model(view: DefendedModel, target: Target) -> Any:
 
 
 def _starting_points(view: DefendedModel, target: Target) -> tuple[Tensor, Tensor]:
-    """Indices of the images that have a start, and that start: one of the others that isn't taken for the image's class.
+    """Indices of the images that have a start, and that start: another image that isn't taken for the image's class, else noise.
 
     Foolbox refuses starts that aren't adversarial, and looks at them within this very batch.
     """
     pool = target.x if target.others is None else target.others
+    low, high = target.threat.clip_values
+    noise = torch.rand(_NOISE_STARTS, *pool.shape[1:], generator=target.generator(len(target.y)))
+    pools = [pool, (low + (high - low) * noise).to(pool)]
     with torch.no_grad():
-        taken_for = view(pool).argmax(1)
+        taken_for = [view(images).argmax(1) for images in pools]
     starts = torch.empty_like(target.x)
     found = torch.zeros(len(target.x), dtype=torch.bool, device=target.x.device)
     for i, label in enumerate(target.y):
-        candidates = torch.nonzero(taken_for != label).flatten()
-        if len(candidates):
-            pick = int(torch.randint(len(candidates), (1,), generator=target.generator(i)))
-            starts[i], found[i] = pool[candidates[pick]], True
+        for images, classes in zip(pools, taken_for, strict=True):
+            candidates = torch.nonzero(classes != label).flatten()
+            if len(candidates):
+                pick = int(torch.randint(len(candidates), (1,), generator=target.generator(i)))
+                starts[i], found[i] = images[candidates[pick]], True
+                break
     chosen = torch.nonzero(found).flatten()
     return chosen, starts[chosen]
 
