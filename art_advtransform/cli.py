@@ -15,12 +15,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    import torch
+
     from art_advtransform.records import Evaluation
 
 app = typer.Typer(
     help="Adversarial transformation (Xiao & Zheng 2020): train nets, attack them, look at g(x).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # brackets are mathematics here
 )
 console = Console()
 
@@ -29,7 +32,8 @@ DataRoot = Annotated[
     Path | None, typer.Option(help="Folder with the data; default: $ART_ADVTRANSFORM_DATA, else ./data.")
 ]
 Download = Annotated[bool, typer.Option(help="Let torchvision fetch missing data (CIFAR-10, Fashion-MNIST).")]
-Seed = Annotated[int, typer.Option(help="Of every draw.")]
+Seed = Annotated[int, typer.Option(help="Of every draw.", min=0)]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: a GPU if there is one.")]
 FB = Annotated[
     str | None, typer.Option("--f-b", help="f_b: a bundled name, a folder, or reference:<the authors' checkpoint>.")
 ]
@@ -96,33 +100,45 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default: runs/evaluate-<dataset>.")] = None,
     data_root: DataRoot = None,
     download: Download = False,
+    device: Device = None,
 ) -> None:
     """Attack a defended net beside an undefended one; goes on where it was interrupted."""
+    from art_advtransform.attacks.presets import preset_attacks
     from art_advtransform.config import ThreatModel
-    from art_advtransform.datasets import load_dataset
+    from art_advtransform.datasets import check_dataset, load_dataset
     from art_advtransform.defended import DefendedModel
     from art_advtransform.evaluation import evaluate as run
     from art_advtransform.layer import LLPGDTransform
     from art_advtransform.pretrained import load_network
     from art_advtransform.recipes import THREATS
 
+    # what is cheap to refuse comes before data sets that take a minute to decode
+    check_dataset(dataset)
+    preset_attacks(preset)
     threat = THREATS.get(dataset, ThreatModel()) if eps is None else ThreatModel(eps)
-    test = load_dataset(dataset, "test", data_root, download=download).sample(images)
-    home = dataset if nets is None else str(nets)
-    transform = LLPGDTransform(load_network(f_b or f"{home}/f_b-adversarial"))
-    models = {
-        "undefended": DefendedModel(load_network(f"{home}/undefended"), None),
-        "defended": DefendedModel(load_network(f"{home}/f_a-defended"), transform),
+    home, place = dataset if nets is None else str(nets), _device(device)
+    names = {"f_b": f_b or f"{home}/f_b-adversarial"} | {
+        name: f"{home}/{name}" for name in ("undefended", "f_a-defended", "surrogate")
     }
-    surrogates = {"surrogate": load_network(f"{home}/surrogate")}
+    if not _exists(names["surrogate"]):
+        del names["surrogate"]  # the attacks that need it say so
+    loaded = {role: load_network(name, place) for role, name in names.items()}
+    test = load_dataset(dataset, "test", data_root, download=download).sample(images)
+    models = {
+        "undefended": DefendedModel(loaded["undefended"], None),
+        "defended": DefendedModel(loaded["f_a-defended"], LLPGDTransform(loaded["f_b"])),
+    }
+    surrogates = {"surrogate": loaded["surrogate"]} if "surrogate" in loaded else {}
+    for model in models.values():
+        model(test.x[:1].to(place))  # of another data set: refused before either is attacked
     out = Path(f"runs/evaluate-{dataset}") if out is None else out
     evaluations: dict[str, Evaluation] = {}
     with _bars() as bars:
         for name, model in models.items():
             evaluations[name] = run(
                 model,
-                test.x,
-                test.y,
+                test.x.to(place),
+                test.y.to(place),
                 preset,
                 threat,
                 out=out / name,
@@ -130,6 +146,7 @@ def evaluate(
                 nb_draws=draws,
                 surrogates=surrogates,
                 progress=_bar(bars, name),
+                about={"dataset": dataset, "nets": names},
             )
     _report(evaluations, f"{dataset}, preset {preset}", out)
 
@@ -158,17 +175,20 @@ def show(
     out: Annotated[Path | None, typer.Option(help="The figure; default: runs/show-<dataset>.png.")] = None,
     data_root: DataRoot = None,
     download: Download = False,
+    device: Device = None,
 ) -> None:
     """Show x, g(x), E[g(x)] and the normalised difference; print the distance of E[g(x)] to x."""
     from art_advtransform.datasets import load_dataset
     from art_advtransform.expectation import distance, draws_of_g, expected_g
-    from art_advtransform.figures import transform_figure
+    from art_advtransform.figures import check_picture, transform_figure
     from art_advtransform.layer import LLPGDTransform
     from art_advtransform.pretrained import load_network
 
-    transform = LLPGDTransform(load_network(f_b or f"{dataset}/f_b-adversarial"))
-    x = load_dataset(dataset, "test", data_root, download=download).sample(images).x
-    with _bars() as bars:
+    out = check_picture(Path(f"runs/show-{dataset}.png") if out is None else out)
+    place = _device(device)
+    transform = LLPGDTransform(load_network(f_b or f"{dataset}/f_b-adversarial", place))
+    x = load_dataset(dataset, "test", data_root, download=download).sample(images).x.to(place)
+    with _bars("interrupted: nothing is kept") as bars:
         bar = bars.add_task("draws of g(x)", total=draws)
         expected = expected_g(transform, x, draws, seed, lambda done, _: bars.update(bar, completed=done))
     d = distance(expected, x, draws)
@@ -178,21 +198,36 @@ def show(
         markup=False,
         soft_wrap=True,
     )
-    out = Path(f"runs/show-{dataset}.png") if out is None else out
     rows = min(rows, images)
     path = transform_figure(x[:rows], draws_of_g(transform, x[:rows], 3, seed), expected[:rows], out)
     console.print(f"figure: {path}", soft_wrap=True)
 
 
+def _device(name: str | None) -> torch.device:
+    import torch
+
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _exists(net: str) -> bool:
+    from art_advtransform.pretrained import read_card
+
+    try:
+        read_card(net)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 @contextmanager
-def _bars() -> Iterator[Progress]:
+def _bars(interrupted: str = "interrupted: the same command goes on where it was") -> Iterator[Progress]:
     """Bars with elapsed and remaining time; an interrupt says how to go on."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
     try:
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bars:
             yield bars
     except KeyboardInterrupt:
-        console.print("interrupted: the same command goes on where it was")
+        console.print(interrupted)
         raise
 
 
@@ -222,8 +257,10 @@ def _report(evaluations: dict[str, Evaluation], title: str, out: Path) -> None:
 def main() -> None:
     """The entry point: errors of the user are a line, not a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    from safetensors import SafetensorError
+
     try:
         app()
-    except (ValueError, TypeError, OSError, ModuleNotFoundError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, ModuleNotFoundError, FloatingPointError, SafetensorError) as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)

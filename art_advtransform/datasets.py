@@ -108,6 +108,7 @@ def tiny_imagenet(split: Split = "test", root: Root = None, *, download: bool = 
 
     Looks in ``root`` for the standard folder ``tiny-imagenet-200/`` or for ``tiny-imagenet-200.zip``.
     """
+    _check_split(split)
     base = _root(root)
     tree = open_tree(base, "tiny-imagenet-200")
     if tree is None:
@@ -137,9 +138,14 @@ def load_dataset(name: str, split: Split = "test", root: Root = None, *, downloa
         ValueError: if the name or split is unknown (the message lists the known ones), or a file is damaged.
         FileNotFoundError: if the files are missing: what was looked for, where, and how to get it.
     """
+    check_dataset(name)
+    return DATASETS[name](split, root, download=download)
+
+
+def check_dataset(name: str) -> None:
+    """Raise ``ValueError`` if the data set is unknown; the message lists the known ones."""
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
-    return DATASETS[name](split, root, download=download)
 
 
 def _check_split(split: Split) -> None:

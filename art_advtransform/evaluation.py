@@ -48,6 +48,7 @@ def evaluate(
     surrogates: Mapping[str, nn.Module] | None = None,
     chunk_size: int = 50,
     progress: Progress | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Attack ``defended`` with every attack of ``preset``, and count over fresh draws of D.
 
@@ -56,7 +57,8 @@ def evaluate(
     others, which alone score. With ``out``, finished chunks are kept there: a run that was killed goes on where it was.
 
     Args:
-        defended: the model; its networks are left in the mode they came in.
+        defended: the model, with one draw for each prediction (what it is attacked with is the attack's business), not frozen;
+            its networks are left in the mode they came in.
         images: (n, C, H, W) inside ``threat.clip_values``.
         labels: true classes (n,), int64.
         preset: a key of ``art_advtransform.attacks.presets.PRESETS``.
@@ -68,6 +70,7 @@ def evaluate(
         surrogates: nets of a black-box attacker.
         chunk_size: images that are attacked at a time.
         progress: called with (attack, images done by all attacks, images in all).
+        about: what else the record should say, such as the names of data set and nets; values that JSON has.
 
     Returns:
         The evaluation; its ``path`` is the JSON record.
@@ -89,11 +92,14 @@ def evaluate(
     for name, value in (("nb_draws", nb_draws), ("nb_selection_draws", nb_selection_draws), ("chunk_size", chunk_size)):
         check_count(name, value)
     check_count("seed", seed, minimum=0)
+    surrogates = {} if surrogates is None else surrogates
+    _check_model(defended, threat, surrogates)
     _check_data(defended, images, labels, threat)
-    plan = _Plan(defended, images, labels, threat, seed, nb_draws, nb_selection_draws, surrogates or {}, chunk_size)
+    plan = _Plan(defended, images, labels, threat, seed, nb_draws, nb_selection_draws, surrogates, chunk_size)
     settings = plan.settings(preset)
-    store = ChunkStore(None if out is None else Path(out) / "chunks", fingerprint(settings, plan.tensors()))
-    settings = {**settings, **environment(images.device)}
+    identity = fingerprint(settings, plan.tensors())
+    store = ChunkStore(None if out is None else Path(out) / "chunks", identity)
+    settings = {**(about or {}), **settings, **environment(images.device), "fingerprint": identity}
     with _modes_restored(defended, *plan.surrogates.values()):
         results, chunks = _run_all(plan, [CLEAN, *attacks], store, progress)
     evaluation = _summary(plan, settings, results, chunks)
@@ -158,8 +164,9 @@ def _run_all(
                 if progress is not None:
                     progress(attack.name, done + first, total)
                 made.append(store.get(attack.name, first, partial(_run_chunk, plan, attack, index, first)))
-        except Exception as error:  # a toolkit's attack may raise anything; the others still count
-            logger.exception("%s failed", attack.name)
+        except _AttackError as failure:
+            error = failure.__cause__
+            logger.warning("%s failed", attack.name, exc_info=error)
             problem = f"failed: {type(error).__name__}: {error}"
             results.append(AttackResult(attack.name, attack.kind, attack.toolkit, problem))
         else:
@@ -171,14 +178,24 @@ def _run_all(
     return results, chunks
 
 
+class _AttackError(Exception):
+    """An attack raised; anything else that goes wrong (a full disk) ends the evaluation: it must not pass for a weak attack."""
+
+
 def _run_chunk(plan: _Plan, attack: Attack, index: int, first: int) -> Chunk:
     target, begin = plan.target(index, first), time.perf_counter()
     plan.defended.eval()
-    attacked = target.project(attack.run(target).detach())
+    try:
+        attacked = target.project(attack.run(target).detach())
+    except Exception as error:  # a toolkit's attack may raise anything; the others still count
+        raise _AttackError from error
     seconds = time.perf_counter() - begin
     selection = predictions(plan.defended, attacked, plan.nb_selection_draws, plan.seed, SELECTION, first)
     scoring = predictions(plan.defended, attacked, plan.nb_draws, plan.seed, SCORING, first)
-    return Chunk(attacked, selection, scoring, target.queries.forward, target.queries.backward, seconds)
+    # like chunks that are read again, on the CPU
+    return Chunk(
+        attacked.cpu(), selection.cpu(), scoring.cpu(), target.queries.forward, target.queries.backward, seconds
+    )
 
 
 def _result(plan: _Plan, attack: Attack, chunks: list[Chunk]) -> AttackResult:
@@ -216,9 +233,21 @@ def _summary(
     return Evaluation(settings, results[0], results[1:], worst, chosen)
 
 
-def _check_data(defended: DefendedModel, x: Tensor, y: Tensor, threat: ThreatModel) -> None:
+def _check_model(defended: DefendedModel, threat: ThreatModel, surrogates: Mapping[str, nn.Module]) -> None:
     if not isinstance(defended, DefendedModel):
         raise TypeError(f"expected a DefendedModel (DefendedModel(net, None) for none), got {type(defended).__name__}")
+    if defended.eot_samples != 1:
+        # a prediction that averages draws is another model; nor is it silently judged by single ones
+        raise ValueError(f"expected a model with eot_samples=1, got {defended.eot_samples}: attacks have their own EOT")
+    if defended.is_frozen:
+        raise ValueError("expected a model with fresh draws, got one inside its frozen() context")
+    if not isinstance(threat, ThreatModel):
+        raise TypeError(f"expected threat to be a ThreatModel, got {type(threat).__name__}")
+    if not isinstance(surrogates, Mapping) or not all(isinstance(net, nn.Module) for net in surrogates.values()):
+        raise TypeError("expected surrogates as a mapping of names to networks")
+
+
+def _check_data(defended: DefendedModel, x: Tensor, y: Tensor, threat: ThreatModel) -> None:
     check_images(x)
     if len(x) == 0:
         raise ValueError("expected at least one image")

@@ -51,7 +51,7 @@ def draws_of_g(transform: LLPGDTransform, x: Tensor, nb_draws: int, seed: int = 
     Raises:
         TypeError, ValueError: for bad images or numbers.
     """
-    check_count("nb_draws", nb_draws)
+    _check(x, nb_draws, seed)
     return torch.stack([_draw(transform, x, k, seed) for k in range(nb_draws)])
 
 
@@ -63,8 +63,7 @@ def expected_g(
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """E[g(x)], the mean over ``nb_draws`` draws, shape of ``x``; ``progress`` is called with (draws done, all draws)."""
-    check_count("nb_draws", nb_draws)
-    check_images(x)
+    _check(x, nb_draws, seed)
     total = torch.zeros_like(x)
     for k in range(nb_draws):
         total += _draw(transform, x, k, seed)
@@ -76,13 +75,24 @@ def expected_g(
 def distance(expected: Tensor, x: Tensor, nb_draws: int) -> Distance:
     """How far ``expected`` = E[g(x)] over ``nb_draws`` draws is from ``x``.
 
+    Raises:
+        ValueError: if there are no images.
+
     Example:
         >>> distance(torch.full((2, 1, 2, 2), 0.5), torch.zeros(2, 1, 2, 2), nb_draws=8)
         Distance(mean=0.5, rms=0.5, max=0.5, nb_images=2, nb_draws=8)
     """
+    if len(x) == 0:
+        raise ValueError("expected at least one image")
     difference = (expected - x).double()
     mean, rms, largest = difference.abs().mean(), difference.square().mean().sqrt(), difference.abs().max()
     return Distance(float(mean), float(rms), float(largest), len(x), nb_draws)
+
+
+def _check(x: Tensor, nb_draws: int, seed: int) -> None:
+    check_images(x)
+    check_count("nb_draws", nb_draws)
+    check_count("seed", seed, minimum=0)
 
 
 def _draw(transform: LLPGDTransform, x: Tensor, k: int, seed: int) -> Tensor:

@@ -84,6 +84,19 @@ def transform_figure(x: Tensor, draws: Tensor, expected: Tensor, path: str | os.
     return _save(figure, path)
 
 
+def check_picture(path: str | os.PathLike[str]) -> Path:
+    """``path``, if its ending is a format that figures are written in.
+
+    Raises:
+        ValueError: if it is not.
+        ModuleNotFoundError: without matplotlib.
+    """
+    path, known = Path(path), _new_figure(1, 1).canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise ValueError(f"expected a picture's ending ({', '.join(sorted(known))}), got {path.name!r}")
+    return path
+
+
 def normalised(difference: Tensor) -> Tensor:
     """A difference (C, H, W) moved and scaled so that it just fills [0, 1], zero being grey (0.5).
 
@@ -108,7 +121,7 @@ def _show(axes: Axes, image: Tensor) -> None:
 
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
+    path = check_picture(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from art_advtransform.counting import Interval
+from art_advtransform.counting import DRAWS_FOR_ANY, Interval
 from art_advtransform.records import AttackResult, Evaluation
 
 if TYPE_CHECKING:
@@ -126,5 +126,5 @@ def _caption(evaluations: Evaluations) -> str:
     return (
         f"Accuracy in per cent over {s['nb_images']} images, L-inf budget {s['threat']['eps']:.4g}, mean over "
         f"{s['nb_draws']} fresh draws of D (the worst case chosen on {s['nb_selection_draws']} others), seed {s['seed']}; "
-        "vote: majority of the draws; any: right in each of 10 draws."
+        f"vote: majority of the draws; any: right in each of {min(s['nb_draws'], DRAWS_FOR_ANY)} draws."
     )

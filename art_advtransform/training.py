@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -151,10 +152,12 @@ def fit(
             damaged, of another recipe or network.
         FloatingPointError: if the loss is no longer finite; the checkpoint of the epoch before stays.
     """
-    if mixed_precision not in get_args(Precision):
-        raise ValueError(f"unknown mixed_precision {mixed_precision!r}; known: {', '.join(get_args(Precision))}")
     if len(data) < recipe.batch_size:
         raise ValueError(f"expected at least batch_size={recipe.batch_size} images, got {len(data)}")
+    if data.classes and not 0 <= int(data.y.min()) <= int(data.y.max()) < len(data.classes):
+        raise ValueError(
+            f"expected labels in [0, {len(data.classes) - 1}], got {int(data.y.min())} to {int(data.y.max())}"
+        )
     accelerator = start_accelerator(mixed_precision, log_dir)
     if recipe.batch_size % accelerator.num_processes:
         raise ValueError(
@@ -183,7 +186,18 @@ def fit(
 
 
 def start_accelerator(mixed_precision: Precision = "no", log_dir: str | os.PathLike[str] | None = None) -> Accelerator:
-    """The device, and the other processes if this one was started as one of several."""
+    """The device, and the other processes if this one was started as one of several.
+
+    Raises:
+        ValueError: if the precision is unknown, or fp16 without a GPU.
+        ModuleNotFoundError: if ``log_dir`` needs TensorBoard and it is not there.
+    """
+    if mixed_precision not in get_args(Precision):
+        raise ValueError(f"unknown mixed_precision {mixed_precision!r}; known: {', '.join(get_args(Precision))}")
+    if mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("expected a GPU for fp16: use bf16 or no")
+    if log_dir is not None and find_spec("tensorboard") is None:
+        raise ModuleNotFoundError('TensorBoard is missing: pip install "art-advtransform[tensorboard]"')
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     # accelerate joins processes on a CPU only when told to
     accelerator = Accelerator(
