@@ -1,0 +1,242 @@
+"""The presets: which attacks are in them, what each needs, and that every entry runs; see test_attacks for what attacks do."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from art_advtransform.attacks import base, presets
+from art_advtransform.attacks.adaptive import momentum_pgd
+from art_advtransform.attacks.art_attacks import black_box_transfer, bpda_identity, bpda_unrolled, white_box_transfer
+from art_advtransform.attacks.base import Attack, Kind, Target
+from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
+from art_advtransform.attacks.presets import PRESETS, preset_attacks
+from art_advtransform.attacks.torchattacks_attacks import auto_pgd
+from art_advtransform.evaluation import evaluate
+from art_advtransform.recipes import DIGITS_THREAT
+from tests.models import defended, digits_target, undefended
+
+README = Path(__file__).parent.parent / "README.md"
+TOOLKITS = ("art", "foolbox", "torchattacks")
+
+# every maker of the presets, at a small share of its cost
+CHEAP: dict[str, Callable[..., Attack]] = {
+    "white_box_transfer": lambda max_iter: white_box_transfer(max_iter // 5),
+    "black_box_transfer": lambda max_iter: black_box_transfer(max_iter // 10),
+    "bpda_identity": lambda max_iter, eot: bpda_identity(max_iter // 5, max(eot // 5, 1)),
+    "auto_pgd": lambda max_iter, eot: auto_pgd(max_iter // 10, eot // 5),
+    "momentum_pgd": lambda max_iter: momentum_pgd(max_iter // 80),
+    "bpda_unrolled": lambda rule, name, max_iter, eot: bpda_unrolled(rule, name, max_iter // 10, eot),
+    "hop_skip_jump": lambda: hop_skip_jump(1, 10, 20),
+    "gen_attack": lambda: gen_attack(3, 4),
+}
+LENGTHS = {"smoke": 2, "quick": 9}
+ENTRIES = [(preset, index) for preset, length in LENGTHS.items() for index in range(length)]
+
+every_entry = pytest.mark.parametrize(("preset", "index"), ENTRIES)
+
+
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The presets as they are, made by cheaper makers."""
+    for name, make in CHEAP.items():
+        assert hasattr(presets, name)
+        monkeypatch.setattr(presets, name, make)
+
+
+def block(monkeypatch: pytest.MonkeyPatch, toolkit: str) -> None:
+    """Imports of ``toolkit`` fail as if it were not installed."""
+    for name in [toolkit, *(name for name in sys.modules if name.startswith(f"{toolkit}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(base, "find_spec", lambda name: None if name == toolkit else find_spec(name))
+
+
+# ---- what is in them
+
+
+def test_presets_are_those_tested_here() -> None:
+    assert {preset: len(preset_attacks(preset)) for preset in PRESETS} == LENGTHS
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_entries_can_be_told_apart(preset: str) -> None:
+    attacks = preset_attacks(preset)
+    slugs = {re.sub(r"[^a-z0-9]+", "-", attack.name.lower()) for attack in attacks}  # names of files, too
+    assert len(slugs) == len(attacks)
+    assert slugs.isdisjoint({"no-attack", "per-image-worst-case"})  # rows of every table
+    assert all(attack.kind in get_args(Kind) for attack in attacks)
+    assert all("|" not in attack.name and attack.name == attack.name.strip() for attack in attacks)
+
+
+def test_names_carry_the_settings(cheap: None) -> None:
+    # so that a record of cheaper attacks can't be taken for one of the preset
+    for preset in PRESETS:
+        few, full = preset_attacks(preset), PRESETS[preset]
+        assert len(few) == len(full())
+    assert preset_attacks("smoke")[1].name == "BPDA-I: PGD-2, EOT 1"
+    assert preset_attacks("quick")[0].name == "white-box transfer: PGD-8 on f_a"
+    assert {a.name for a in preset_attacks("quick")}.isdisjoint(_names_in_the_readme())
+
+
+def _names_in_the_readme() -> list[str]:
+    rows = [
+        line.split("|")[1].strip() for line in README.read_text().splitlines() if re.match(r"\| .* \| .*\d ?\]", line)
+    ]
+    return [name for name in rows if name != "no attack" and not name.startswith("**")]
+
+
+def test_quick_is_the_readme_s_table() -> None:
+    assert _names_in_the_readme() == [attack.name for attack in preset_attacks("quick")]
+
+
+def test_every_kind_of_attacker_is_in_quick() -> None:
+    attacks = preset_attacks("quick")
+    assert {attack.kind for attack in attacks} == {"white box", "transfer", "black box"}
+    assert {attack.toolkit for attack in attacks} == {*TOOLKITS, "art_advtransform"}
+
+
+@pytest.mark.parametrize("preset", ["", "Quick", "full"])
+def test_an_unknown_preset_lists_the_known_ones(preset: str) -> None:
+    with pytest.raises(ValueError, match=f"^unknown preset '{preset}'; known: {', '.join(PRESETS)}$"):
+        preset_attacks(preset)
+
+
+# ---- what they need
+
+
+@every_entry
+def test_an_entry_runs_or_says_what_it_needs(preset: str, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    attack = preset_attacks(preset)[index]
+    target = digits_target(defended(), 2)
+    assert attack.missing(target) is None
+    if attack.toolkit in TOOLKITS:
+        block(monkeypatch, attack.toolkit)
+        wanted = f'needs {attack.toolkit}: pip install "art-advtransform[{attack.toolkit}]"'
+        assert attack.missing(target) == wanted
+    else:
+        assert attack.toolkit == "art_advtransform"
+
+
+@every_entry
+def test_an_entry_needs_its_toolkit_and_no_other(
+    preset: str, index: int, cheap: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack = preset_attacks(preset)[index]
+    for toolkit in TOOLKITS:
+        if toolkit != attack.toolkit:
+            block(monkeypatch, toolkit)
+    assert attack.run(digits_target(defended(), 2)).shape == (2, 1, 8, 8)
+    if attack.toolkit in TOOLKITS:
+        block(monkeypatch, attack.toolkit)
+        with pytest.raises(ImportError):
+            attack.run(digits_target(defended(), 2))
+
+
+def test_without_a_toolkit_the_others_still_count(cheap: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    block(monkeypatch, "art")
+    target = digits_target(defended(), 4)
+    result = evaluate(
+        target.defended, target.x, target.y, "quick", target.threat,
+        nb_draws=2, nb_selection_draws=2, surrogates=target.surrogates,
+    )  # fmt: skip
+    for attack, found in zip(preset_attacks("quick"), result.attacks, strict=True):
+        assert found.name == attack.name
+        needs_art = attack.toolkit == "art"
+        assert found.problem == ('not run: needs art: pip install "art-advtransform[art]"' if needs_art else "")
+        assert (found.mean is None) == needs_art
+
+
+def test_what_an_undefended_net_and_no_surrogate_leave_out() -> None:
+    bare = digits_target(undefended(), 2, surrogate=False)
+    reasons = {attack.name: attack.missing(bare) for attack in preset_attacks("quick")}
+    left_out = {name: reason for name, reason in reasons.items() if reason is not None}
+    assert left_out == {
+        "black-box transfer: PGD-40 on a surrogate": "needs a surrogate net",
+        "unrolled BPDA, tanh: PGD-20, EOT 2": "nothing to unroll: no transform",
+        "unrolled BPDA, soft sign: PGD-20, EOT 2": "nothing to unroll: no transform",
+    }
+    assert all(attack.missing(bare) is None for attack in preset_attacks("smoke"))
+
+
+# ---- they run
+
+
+@every_entry
+def test_an_entry_changes_images_within_the_budget(preset: str, index: int, cheap: None) -> None:
+    target = digits_target(defended(), 4)
+    clean = target.x.clone()
+    attacked = target.project(preset_attacks(preset)[index].run(target).detach())
+    assert torch.equal(target.x, clean)
+    assert attacked.shape == clean.shape
+    assert attacked.dtype == clean.dtype
+    assert bool(torch.isfinite(attacked).all())
+    changed = (attacked - clean).abs().flatten(1).amax(1)
+    assert float(changed.max()) <= DIGITS_THREAT.eps + 1e-6
+    assert int((changed > 0.01).sum()) >= 3  # some leave an image alone that a draw gets wrong as it is
+    assert float(attacked.min()) >= 0
+    assert float(attacked.max()) <= 1
+
+
+def test_smoke_at_its_full_cost_hurts_the_defended_net() -> None:
+    target = digits_target(defended(), 12)
+    with torch.no_grad():
+        clean = (target.view()(target.x).argmax(1) == target.y).float().mean()
+        for attack, most in zip(preset_attacks("smoke"), (0.8, 0.4), strict=True):
+            with torch.enable_grad():
+                attacked = target.project(attack.run(target))
+            accuracy = float((target.view()(attacked).argmax(1) == target.y).float().mean())
+            assert accuracy <= most * clean
+
+
+# ---- attacks of one's own
+
+
+def brighter(target: Target) -> Tensor:
+    return target.x + 10.0
+
+
+def test_a_plain_function_is_an_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = digits_target(undefended(), 4)
+    attacked: list[Tensor] = []
+
+    def recorded(target: Target) -> Tensor:
+        attacked.append(brighter(target))
+        return attacked[-1]
+
+    monkeypatch.setitem(PRESETS, "mine", lambda: [Attack("brighter", recorded, "black box"), *presets._smoke()])
+    assert preset_attacks("mine")[0].missing(target) is None
+    with pytest.raises(ValueError, match=f"known: {', '.join(LENGTHS)}, mine"):
+        preset_attacks("yours")
+    result = evaluate(target.defended, target.x, target.y, "mine", target.threat, nb_draws=2, nb_selection_draws=2)
+    assert [found.name for found in result.attacks] == ["brighter", *(a.name for a in preset_attacks("smoke"))]
+    mine = result.attacks[0]
+    assert (mine.kind, mine.toolkit, mine.problem) == ("black box", "art_advtransform", "")
+    assert len(attacked) == 1
+    # what counts is what the budget leaves of it
+    assert mine.max_distance == pytest.approx(target.threat.eps)
+    expected = (target.x + target.threat.eps).clamp(0, 1)
+    torch.testing.assert_close(target.project(attacked[0]), expected)
+    with torch.no_grad():
+        right = (target.defended(expected).argmax(1) == target.y).float().tolist()
+    assert mine.per_image == right
+
+
+def test_an_attack_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(target: Target) -> Any:
+        raise RuntimeError("no gradient")
+
+    monkeypatch.setitem(PRESETS, "mine", lambda: [Attack("broken", broken, "white box"), *presets._smoke()])
+    target = digits_target(undefended(), 4)
+    result = evaluate(target.defended, target.x, target.y, "mine", target.threat, nb_draws=2, nb_selection_draws=2)
+    assert [bool(found.problem) for found in result.attacks] == [True, False, False]
+    assert result.attacks[0].problem == "failed: RuntimeError: no gradient"
+    assert "broken failed" in caplog.text
+    assert "broken" not in result.chosen

@@ -1,0 +1,298 @@
+"""The command line: what each command prints and writes, that it goes on where it was, and errors in one line."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from art_advtransform import cli, evaluation, recipes
+from art_advtransform.pretrained import BUNDLED, read_card
+from art_advtransform.records import Evaluation
+from art_advtransform.training import fit
+from tests.models import tiny_nets
+
+COMMANDS = {
+    "train": ("--preset", "--net", "--redraw-every", "--restart", "--mixed-precision", "--tensorboard", "--out"),
+    "evaluate": ("--preset", "--images", "--draws", "--eps", "--nets", "--f-b", "--seed", "--out", "--data-root"),
+    "report": ("folder",),
+    "show": ("--f-b", "--images", "--draws", "--rows", "--seed", "--out", "--download"),
+}
+EVALUATE = ["evaluate", "--preset", "smoke", "--images", "6", "--draws", "4"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defaults such as ./runs and ./data are in the test's own folder, and tables are wide enough not to fold."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ART_ADVTRANSFORM_DATA", raising=False)
+    monkeypatch.setattr(cli, "console", Console(width=160))
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """What `evaluate` wrote, and what it printed."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(cli, "console", Console(width=160))
+        return folder / "results", run(*EVALUATE, "--out", "results")
+
+
+def run(*arguments: str) -> str:
+    """The output of a command that ends well."""
+    result = CliRunner().invoke(cli.app, list(arguments))
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+def table(output: str) -> list[str]:
+    """The lines of the table itself, without its title."""
+    return [line for line in output.splitlines() if line[:1] in tuple("┏┃┡│├└")]
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    """When and as which inode every file was written."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_ino) for path in found}
+
+
+# ---- help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    output = run(command, "--help")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", output)
+    assert all(option in plain.lower() for option in COMMANDS[command]), plain
+    assert f"{command} [OPTIONS]" in plain
+
+
+def test_the_module_runs() -> None:
+    command, root = [sys.executable, "-m", "art_advtransform", "--help"], Path(__file__).parent.parent
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=True)
+    listed = re.findall(r"^\W*(\w+) {2,}[A-Z]", ended.stdout, re.MULTILINE)
+    assert sorted(name for name in listed if name in COMMANDS) == sorted(COMMANDS)
+
+
+# ---- evaluate and report
+
+
+def test_evaluate(evaluated: tuple[Path, str]) -> None:
+    out, output = evaluated
+    rows = table(output)
+    assert re.search(r"undefended *┃ *defended", rows[1])
+    names = ["no attack", "white-box transfer: PGD-10 on f_a", "BPDA-I: PGD-10, EOT 4", "per-image worst case"]
+    assert [row.split("│")[1].strip() for row in rows if row[0] == "│"] == names
+    assert "6 images, L-inf budget 0.125, mean over 4 fresh draws" in output
+    written = {str(path.relative_to(out)) for path in out.rglob("*") if path.suffix != ".safetensors"}
+    records = {f"{name}/evaluation.json" for name in ("undefended", "defended")}
+    assert {"table.md", "table.csv", "accuracy.png", *records} <= written
+    assert all(f"results/{name}" in output for name in ("table.md", "table.csv", "accuracy.png", *records))
+    assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    # what is shown is what is recorded
+    for name in ("undefended", "defended"):
+        record = Evaluation.load(out / name / "evaluation.json")
+        assert (record.settings["nb_images"], record.settings["nb_draws"], record.settings["preset"]) == (6, 4, "smoke")
+        assert (record.settings["transform"] is None) == (name == "undefended")
+        assert record.clean.mean is not None
+        assert record.worst.mean is not None
+        assert record.clean.mean.value >= 0.8
+        assert record.worst.mean.value <= 0.4
+        for result in (record.clean, *record.attacks, record.worst):
+            assert result.mean is not None
+            shown = f"{100 * result.mean.value:.1f} [{100 * result.mean.low:.1f}, {100 * result.mean.high:.1f}]"
+            assert any(result.name in row and shown in row for row in rows)
+
+
+def test_evaluate_goes_on_where_it_was(
+    evaluated: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(evaluated[0], "results")
+    first = table(evaluated[1])
+    attacked: list[str] = []
+    original = evaluation._run_chunk
+
+    def spy(plan: Any, attack: Any, index: int, first: int) -> Any:
+        attacked.append(attack.name)
+        return original(plan, attack, index, first)
+
+    monkeypatch.setattr(evaluation, "_run_chunk", spy)
+    before = files(tmp_path / "results")
+    assert table(run(*EVALUATE, "--out", "results")) == first
+    assert attacked == []
+    chunks = {name: stat for name, stat in before.items() if "chunks" in name}
+    assert len(chunks) == 6
+    assert chunks.items() <= files(tmp_path / "results").items()
+    # what is missing, and only that, is made again
+    (lost,) = (tmp_path / "results" / "defended" / "chunks").glob("bpda*")
+    lost.unlink()
+    assert table(run(*EVALUATE, "--out", "results")) == first
+    assert attacked == ["BPDA-I: PGD-10, EOT 4"]
+    # other settings are another evaluation
+    run(*EVALUATE, "--out", "results", "--seed", "1")
+    assert len(attacked) == 1 + 6
+
+
+def test_report_is_the_table_of_the_evaluation(evaluated: tuple[Path, str], tmp_path: Path) -> None:
+    shutil.copytree(evaluated[0], "results")
+    printed = table(evaluated[1])
+    tables = {name: (tmp_path / "results" / name).read_bytes() for name in ("table.md", "table.csv")}
+    for name in (*tables, "accuracy.png"):
+        (tmp_path / "results" / name).unlink()
+    output = run("report", "results")
+    assert table(output) == printed
+    assert len(printed) > 6
+    assert {name: (tmp_path / "results" / name).read_bytes() for name in tables} == tables
+    assert (tmp_path / "results" / "accuracy.png").is_file()
+
+
+# ---- show
+
+
+def test_show(tmp_path: Path) -> None:
+    output = run("show", "--images", "4", "--draws", "8", "--rows", "2", "--out", "figures/g.png")
+    found = re.search(r"over 4 images, 8 draws, seed 0: mean (0\.\d{4}), RMS (0\.\d{4}), maximum (0\.\d{4})\n", output)
+    assert found is not None, output
+    mean, rms, largest = (float(number) for number in found.groups())
+    assert 0.05 < mean < rms < largest <= 0.2
+    assert (tmp_path / "figures" / "g.png").read_bytes().startswith(b"\x89PNG")
+    assert "figure: figures/g.png" in output
+    again = run("show", "--images", "4", "--draws", "8", "--rows", "9")
+    assert found.group() in again
+    assert (tmp_path / "runs" / "show-digits.png").is_file()
+    assert found.group() not in run("show", "--images", "4", "--draws", "8", "--seed", "1").replace("seed 1", "seed 0")
+
+
+# ---- train
+
+
+def test_train_one_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(recipes.NETS, "digits", tiny_nets(1))
+    trained: list[int] = []
+
+    def spy(*arguments: Any, **options: Any) -> list[float]:
+        trained.append(1)
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr("art_advtransform.train_nets.fit", spy)
+    arguments = ("train", "--net", "surrogate", "--out", "nets")
+    output = run(*arguments)
+    folder = tmp_path / "nets" / "surrogate"
+    card = read_card(folder)
+    assert f"surrogate: test accuracy {100 * card['test_accuracy']:.1f} %, 1 draws, nets/surrogate" in output
+    assert [path.name for path in (tmp_path / "nets").iterdir()] == ["surrogate"]
+    before = files(folder)
+    assert set(before) == {"card.json", "config.json", "model.safetensors"}
+    run(*arguments)  # finished: kept
+    assert (files(folder), len(trained)) == (before, 1)
+    run(*arguments, "--restart")
+    assert len(trained) == 2
+    assert read_card(folder)["sha256"] == card["sha256"]
+
+
+def test_evaluate_what_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(recipes.NETS, "digits", tiny_nets(1))
+    output = run("train", "--preset", "smoke", "--out", "nets")
+    names = {"f_b-adversarial", "undefended", "f_a-defended", "surrogate"}
+    assert {path.name for path in (tmp_path / "nets").iterdir()} == names
+    assert all(f"{name}: test accuracy" in output for name in names)
+    run(*EVALUATE, "--nets", "nets", "--out", "theirs")
+    record = Evaluation.load(tmp_path / "theirs" / "defended" / "evaluation.json")
+    assert record.clean.mean is not None
+    assert record.clean.mean.value < 0.8  # not the bundled nets: one epoch on 256 images
+
+
+# ---- errors
+
+
+def fails(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """The line on stderr of a command that ends with 2, as the shell would run it; nothing may be written."""
+    before = files(Path.cwd())
+    monkeypatch.setattr(sys, "argv", ["art-advtransform", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1, errors
+    assert "Traceback" not in errors
+    assert files(Path.cwd()) == before
+    assert not Path("runs").exists()
+    return errors.strip()
+
+
+ERRORS = {
+    "evaluate --dataset mnist": "unknown dataset 'mnist'; known: digits, cifar10, ",
+    "show --dataset mnist --f-b digits/f_b-adversarial": "unknown dataset 'mnist'; known: digits, ",
+    "show --dataset mnist": "no weights 'mnist/f_b-adversarial': .*bundled: .*digits/f_b-adversarial",
+    "train --dataset mnist": "no recipes for dataset 'mnist'; known: digits, ",
+    "evaluate --preset slow": "unknown preset 'slow'; known: smoke, quick",
+    "train --preset slow": "unknown preset 'slow'; known: cpu, paper, smoke",
+    "train --net f_c": "unknown net 'f_c'; known: f_b-adversarial, ",
+    "evaluate --f-b nowhere": "no weights 'nowhere': neither a folder with card.json nor a bundled net",
+    "evaluate --nets nowhere": "no weights 'nowhere/f_b-adversarial'",
+    "evaluate --dataset cifar10 --nets digits --data-root empty": "cifar10 not found: looked for .* in .*/empty; .*--download",
+    "show --dataset cifar10 --f-b digits/f_b-adversarial --data-root empty": "cifar10 not found: .*/empty; ",
+    "evaluate --images 1000": "expected at most 597 images of digits, got 1000",
+    "evaluate --eps -1": r"expected eps > 0, got -1\.0",
+    "report empty": r"no records: looked for \*/evaluation\.json in empty",
+    "report nowhere": r"no records: looked for \*/evaluation\.json in nowhere",
+}
+
+
+@pytest.mark.parametrize("command", ERRORS)
+def test_errors_are_a_line(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty").mkdir()
+    assert re.match(f"error: {ERRORS[command]}", fails(command.split(), monkeypatch, capsys))
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("net", ["f_b-adversarial", "undefended", "f_a-defended", "surrogate"])
+@pytest.mark.parametrize("damage", [_flip, Path.unlink])
+def test_damaged_weights(
+    net: str, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(BUNDLED / "digits", "nets")
+    damage(Path("nets") / net / "model.safetensors")
+    error = fails([*EVALUATE, "--nets", "nets", "--out", "runs"], monkeypatch, capsys)
+    assert error.startswith(f"error: damaged weights in nets/{net}: ")
+
+
+def stop(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the evaluation raise ``error``."""
+
+    def stopped(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(evaluation, "evaluate", stopped)
+    monkeypatch.setattr(sys, "argv", ["art-advtransform", *EVALUATE])
+
+
+def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop(RuntimeError("a defect of the package"), monkeypatch)
+    with pytest.raises(RuntimeError, match="a defect"):
+        cli.main()
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    stop(KeyboardInterrupt(), monkeypatch)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 130
+    output = capsys.readouterr()
+    assert "interrupted: the same command goes on where it was" in output.out
+    assert "Traceback" not in output.err
