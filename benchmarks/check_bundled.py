@@ -1,0 +1,77 @@
+"""Are the bundled nets as good as their cards say? Every accuracy again, from the files, on the full test set.
+
+    python -m benchmarks.check_bundled [--dataset cifar10] [--data-root FOLDER]
+
+Clean accuracy; through g, mean of 5 draws, for those behind it; under PGD-20 (steps of eps / 4, random start) for those
+trained against it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from art_advtransform import DefendedModel, LLPGDTransform
+from art_advtransform.datasets import ImageSet, load_dataset
+from art_advtransform.pretrained import bundled_names, load_pretrained, read_card
+from art_advtransform.randomness import keyed_generator
+from art_advtransform.recipes import THREATS, Net
+from art_advtransform.train_nets import DRAWS, pgd_images
+from benchmarks.harness import print_table, progress, write_csv
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--data-root", type=Path, default=None)
+    arguments = parser.parse_args()
+    names = [name for name in bundled_names() if name.startswith(f"{arguments.dataset}/")]
+    if not names:
+        parser.error(f"no bundled nets for {arguments.dataset!r}; there are: {', '.join(bundled_names())}")
+    test = load_dataset(arguments.dataset, "test", arguments.data_root)
+    rows = [check(name, test) for name in names]
+    print_table(rows)
+    print(f"written to {write_csv(f'check_bundled-{arguments.dataset}', rows)}")
+
+
+def check(name: str, test: ImageSet) -> dict[str, Any]:
+    """One net: what its card says and what is measured, in per cent."""
+    progress(name)
+    model, card = load_pretrained(name), read_card(name)
+    net = Net.from_json(card["net"])
+    transform = None
+    if net.role == "defended":
+        f_b = load_pretrained(f"{card['dataset']}/{net.f_b}")
+        transform = LLPGDTransform(f_b, generator=keyed_generator(0, 0))
+    defended = DefendedModel(model, transform)
+    draws = DRAWS if defended.randomized else 1
+    measured = [accuracy(defended, test) for _ in range(draws)]
+    row: dict[str, Any] = {
+        "net": name,
+        "test_images": len(test),
+        "draws": draws,
+        "card": 100 * card["test_accuracy"],
+        "measured": sum(measured) / draws,
+        "card_pgd20": "-",
+        "measured_pgd20": "-",
+    }
+    if net.threat is not None:
+        attacked = replace(test, x=pgd_images(model, test, THREATS[card["dataset"]], "cpu"))
+        row |= {"card_pgd20": 100 * card["pgd20_accuracy"], "measured_pgd20": accuracy(defended, attacked)}
+    return row
+
+
+def accuracy(model: nn.Module, test: ImageSet) -> float:
+    """Per cent."""
+    with torch.no_grad():
+        parts = zip(test.x.split(500), test.y.split(500), strict=True)
+        return 100 * sum(int((model(x).argmax(1) == y).sum()) for x, y in parts) / len(test)
+
+
+if __name__ == "__main__":
+    main()
