@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -100,7 +101,8 @@ def evaluate(
     identity = fingerprint(settings, plan.tensors())
     store = ChunkStore(None if out is None else Path(out) / "chunks", identity)
     settings = {**(about or {}), **settings, **environment(images.device), "fingerprint": identity}
-    with _modes_restored(defended, *plan.surrogates.values()):
+    settings = json.loads(json.dumps(settings))  # as a record that is read again has them
+    with _left_as_found(defended, *plan.surrogates.values()):
         results, chunks = _run_all(plan, [CLEAN, *attacks], store, progress)
     evaluation = _summary(plan, settings, results, chunks)
     return evaluation if out is None else evaluation.save(Path(out) / "evaluation.json")
@@ -143,7 +145,9 @@ class _Plan:
     def target(self, attack_index: int, first: int) -> Target:
         rows = slice(first, first + self.chunk_size)
         seed = derived_seed(self.seed, 2, attack_index, first)
-        return Target(self.defended, self.x[rows], self.y[rows], self.threat, seed, self.surrogates, self.x)
+        # copies: what an attack writes into must neither be what it is judged by nor the caller's
+        x, y, others = self.x[rows].clone(), self.y[rows].clone(), self.x.clone()
+        return Target(self.defended, x, y, self.threat, seed, self.surrogates, others)
 
 
 def _run_all(
@@ -186,7 +190,11 @@ def _run_chunk(plan: _Plan, attack: Attack, index: int, first: int) -> Chunk:
     target, begin = plan.target(index, first), time.perf_counter()
     plan.defended.eval()
     try:
-        attacked = target.project(attack.run(target).detach())
+        raw = attack.run(target).detach()
+        clean = plan.target(index, first)
+        if raw.shape != clean.x.shape:
+            raise ValueError(f"expected attacked images of shape {tuple(clean.x.shape)}, got {tuple(raw.shape)}")
+        attacked = clean.project(raw)
     except Exception as error:  # a toolkit's attack may raise anything; the others still count
         raise _AttackError from error
     seconds = time.perf_counter() - begin
@@ -256,16 +264,17 @@ def _check_data(defended: DefendedModel, x: Tensor, y: Tensor, threat: ThreatMod
         raise ValueError(f"expected images in [{low}, {high}], got [{float(x.min())}, {float(x.max())}]")
     if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != (len(x),):
         raise ValueError(f"expected labels as an int64 tensor of shape ({len(x)},)")
-    with torch.no_grad(), _modes_restored(defended):
+    with torch.no_grad(), _left_as_found(defended):
         nb_classes = defended.view().eval()(x[:1]).shape[1]
     if y.min() < 0 or y.max() >= nb_classes:
         raise ValueError(f"expected labels in [0, {nb_classes - 1}], got [{int(y.min())}, {int(y.max())}]")
 
 
 @contextmanager
-def _modes_restored(*models: nn.Module) -> Iterator[None]:
-    """Put every module back into train or eval mode as it was; f_b stays in eval mode by itself."""
+def _left_as_found(*models: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every module has its mode back, and every parameter its ``.grad``, which ART clears."""
     before = [(module, module.training) for model in models for module in model.modules()]
+    gradients = [(p, p.grad) for model in models for p in model.parameters()]
     try:
         for model in models:
             model.eval()
@@ -273,3 +282,5 @@ def _modes_restored(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in before:
             module.training = mode
+        for parameter, gradient in gradients:
+            parameter.grad = gradient

@@ -71,7 +71,13 @@ def transform_figure(x: Tensor, draws: Tensor, expected: Tensor, path: str | os.
 
     Raises:
         ModuleNotFoundError: without matplotlib.
+        ValueError: if the shapes don't belong together, or a pixel is not finite.
     """
+    for name, images in (("draws", draws), ("expected", expected[None])):
+        if images.shape[1:] != x.shape:
+            raise ValueError(f"expected {name} of images of shape {tuple(x.shape)}, got {tuple(images.shape[1:])}")
+    if not all(bool(torch.isfinite(images).all()) for images in (x, draws, expected)):
+        raise ValueError("expected finite images, got NaN or infinite pixels")
     titles = ["x", *(f"g(x), draw {k + 1}" for k in range(len(draws))), "E[g(x)]", "E[g(x)] - x, normalised"]
     figure = _new_figure(1.7 * len(titles), 1.8 * len(x))
     grid = figure.subplots(len(x), len(titles), squeeze=False)

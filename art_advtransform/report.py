@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from art_advtransform.counting import DRAWS_FOR_ANY, Interval
@@ -20,6 +21,8 @@ Evaluations = Mapping[str, Evaluation]
 
 def rows(evaluations: Evaluations) -> list[tuple[str, dict[str, AttackResult]]]:
     """One row for no attack, each attack and the worst case: its name, and the result of every model by the model's name."""
+    if not evaluations:
+        raise ValueError("expected at least one evaluation")
     named: dict[str, dict[str, AttackResult]] = {}
     for model, evaluation in evaluations.items():
         for result in (evaluation.clean, *evaluation.attacks, evaluation.worst):
@@ -30,15 +33,15 @@ def rows(evaluations: Evaluations) -> list[tuple[str, dict[str, AttackResult]]]:
 
 def terminal_table(evaluations: Evaluations, title: str) -> Table:
     """Accuracies in per cent, one column of means with intervals for each model, vote and any for randomised ones."""
-    table = Table(title=title, caption=_caption(evaluations), caption_justify="left")
+    all_rows = rows(evaluations)
+    table = Table(title=escape(title), caption=_caption(evaluations), caption_justify="left")
     table.add_column("attack", overflow="fold")
     randomized = [model for model, e in evaluations.items() if e.settings["transform"] is not None]
     for model in evaluations:
-        table.add_column(f"{model}\nmean [95 %]", justify="right", no_wrap=True)
+        table.add_column(f"{escape(model)}\nmean [95 %]", justify="right", no_wrap=True)
         if model in randomized:
             table.add_column("vote", justify="right")
             table.add_column("any", justify="right")
-    all_rows = rows(evaluations)
     for i, (name, results) in enumerate(all_rows):
         cells = []
         for model in evaluations:
@@ -46,7 +49,9 @@ def terminal_table(evaluations: Evaluations, title: str) -> Table:
             cells.append(_cell(result))
             if model in randomized:
                 cells += [_per_cent(result.majority if result else None), _per_cent(result.any if result else None)]
-        table.add_row(name, *cells, end_section=i == len(all_rows) - 2, style="bold" if i == len(all_rows) - 1 else "")
+        table.add_row(
+            escape(name), *cells, end_section=i == len(all_rows) - 2, style="bold" if i == len(all_rows) - 1 else ""
+        )
     return table
 
 
@@ -89,9 +94,10 @@ def frame(evaluations: Evaluations) -> pd.DataFrame:
 
 def markdown(evaluations: Evaluations) -> str:
     """The terminal's table as Markdown."""
+    all_rows = rows(evaluations)
     head = ["attack", *(f"{model}, mean [95 %]" for model in evaluations)]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * len(evaluations)]
-    for name, results in rows(evaluations):
+    for name, results in all_rows:
         lines.append("| " + " | ".join([name, *(_cell(results.get(model)) for model in evaluations)]) + " |")
     return "\n".join([*lines, "", _caption(evaluations)]) + "\n"
 
