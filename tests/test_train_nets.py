@@ -18,7 +18,7 @@ from art_advtransform.datasets import ImageSet, digits
 from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.networks import NETWORKS
-from art_advtransform.pretrained import BUNDLED, load_pretrained, read_card
+from art_advtransform.pretrained import BUNDLED, bundled_names, load_pretrained, read_card
 from art_advtransform.recipes import DIGITS_THREAT, NETS, Net, preset_nets
 from art_advtransform.train_nets import Options, pgd_images, train_nets
 from art_advtransform.training import Recipe
@@ -285,16 +285,20 @@ def test_unknown_preset() -> None:
 # ---- what ships
 
 
-@pytest.mark.parametrize("name", sorted(NETS["digits"]))
+@pytest.mark.parametrize("name", bundled_names())
 def test_bundled_cards_are_those_of_the_recipes(name: str) -> None:
-    card = read_card(f"digits/{name}")
-    assert Net.from_json(card["net"]).to_json() == NETS["digits"][name].to_json()
-    assert card["architecture"] == NETS["digits"][name].architecture
+    dataset, _, net = name.partition("/")
+    card, recipe = read_card(name), NETS[dataset][net]
+    assert card["dataset"] == dataset
+    assert Net.from_json(card["net"]).to_json() == recipe.to_json()
+    assert card["architecture"] == recipe.architecture
+    assert card["command"] == f"art-advtransform train --dataset {dataset} --preset cpu --net {net}"
+    if recipe.role == "defended":
+        assert card["f_b_sha256"] == read_card(f"{dataset}/{recipe.f_b}")["sha256"]
+
+
+def test_all_nets_of_digits_are_bundled() -> None:
     assert {path.parent.name for path in (BUNDLED / "digits").glob("*/card.json")} == set(NETS["digits"])
-
-
-def test_bundled_f_a_belongs_to_the_bundled_f_b() -> None:
-    assert read_card("digits/f_a-defended")["f_b_sha256"] == read_card("digits/f_b-adversarial")["sha256"]
 
 
 @pytest.mark.parametrize("name", ["undefended", "f_b-adversarial", "surrogate"])
