@@ -12,7 +12,7 @@ from typing import Any, Literal
 from art_advtransform.config import ThreatModel, check_count
 from art_advtransform.training import Recipe
 
-Role = Literal["plain", "adversarial", "trades", "defended"]
+Role = Literal["plain", "adversarial", "trades", "defended", "imitation"]
 Preset = Literal["cpu", "paper", "smoke"]
 
 
@@ -23,7 +23,7 @@ class Net:
     Attributes:
         architecture: a key of ``NETWORKS``.
         arguments: its constructor's.
-        role: what it is trained on: clean images, PGD examples, TRADES' pairs, or g(x).
+        role: what it is trained for: clean images, PGD examples, TRADES' pairs, g(x), or (h(x, D)) to be g_D(x).
         recipe: how it is optimised.
         about: a line for the card.
         threat: budget of the PGD examples; needed by the roles adversarial and trades alone.
@@ -105,8 +105,14 @@ _CIFAR_VGG = {"dropout": 0.1}
 _CIFAR_RESNET = {"width": 20}
 _CIFAR_RECIPE = Recipe(nb_epochs=30, weight_decay=5e-4, decay="cosine", warmup=2)
 _CIFAR_DEFENDED = Net(
-    "ResNet18", _CIFAR_RESNET, "defended", _CIFAR_RECIPE, "the classifier behind g", redraw_every=3, half=True
+    "ResNet18", _CIFAR_RESNET, "defended", _CIFAR_RECIPE, "the classifier behind g", redraw_every=4, half=True
 )
+
+
+def _imitation(recipe: Recipe) -> Recipe:
+    """Images as they are: g of a crop is not the crop of g."""
+    return replace(recipe, crop_padding=0, flip=False)
+
 
 # What trains on two cores: digits in a minute, CIFAR-10 in about an hour for each net.
 NETS: dict[str, dict[str, Net]] = {
@@ -118,6 +124,9 @@ NETS: dict[str, dict[str, Net]] = {
         "f_a-defended": Net("ResNet18", _DIGITS_RESNET, "defended", _DIGITS_RECIPE, "the classifier behind g"),
         "surrogate": Net(
             "SmallVGG", _DIGITS_VGG, "plain", _DIGITS_RECIPE, "what a black-box attacker trains for himself"
+        ),
+        "imitation": Net(
+            "FCN", {"in_channels": 1}, "imitation", _imitation(_DIGITS_RECIPE), "h(x, D), an imitation of g_D(x)"
         ),
     },
     "cifar10": {
@@ -160,6 +169,9 @@ NETS: dict[str, dict[str, Net]] = {
             _CIFAR_RECIPE,
             "the classifier trained by TRADES instead",
             ThreatModel(),
+        ),
+        "imitation": Net(
+            "FCN", {}, "imitation", replace(_imitation(_CIFAR_RECIPE), nb_epochs=10), "h(x, D), an imitation of g_D(x)"
         ),
     },
 }
@@ -213,4 +225,5 @@ def _paper_nets(dataset: str) -> dict[str, Net]:
         "undefended": Net("ResNet18", resnet, "plain", recipe, "the classifier without a defence"),
         "adversarial": Net("ResNet18", resnet, "adversarial", recipe, "PGD adversarial training", threat),
         "trades": Net("ResNet18", resnet, "trades", recipe, "TRADES", threat, attack_steps=10),
+        "imitation": Net("FCN", {"in_channels": in_channels}, "imitation", _imitation(recipe), "h(x, D) for eq. 6"),
     }

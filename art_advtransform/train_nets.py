@@ -21,7 +21,7 @@ from art_advtransform.datasets import ImageSet
 from art_advtransform.defended import DefendedModel
 from art_advtransform.frozen import FrozenModel
 from art_advtransform.layer import LLPGDTransform
-from art_advtransform.losses import Loss, adversarial_loss, defended_loss, plain_loss, trades_loss
+from art_advtransform.losses import Loss, adversarial_loss, defended_loss, imitation_loss, plain_loss, trades_loss
 from art_advtransform.networks import NETWORKS
 from art_advtransform.pretrained import load_pretrained, read_card, round_to_half, save_pretrained
 from art_advtransform.randomness import derived_seed, global_seed, keyed_generator
@@ -34,6 +34,9 @@ DRAWS = 5
 
 # Images that are attacked at a time.
 _CHUNK = 128
+
+# Roles that are trained on g.
+_ON_G = ("defended", "imitation")
 
 # What is done, how far, of how much.
 Progress = Callable[[str, int, int], None]
@@ -115,9 +118,9 @@ def _train_net(dataset: str, net: Net, train: ImageSet, test: ImageSet, folder: 
     progress = (lambda what, done, total: None) if options.progress is None else options.progress(folder.name)
     with global_seed(derived_seed(net.recipe.seed)):  # the initial weights
         model: nn.Module = NETWORKS[net.architecture](**net.arguments)
-    transform = _transform(dataset, net, folder.parent, accelerator.device) if net.role == "defended" else None
+    transform = _transform(dataset, net, folder.parent, accelerator.device) if net.role in _ON_G else None
     bank = None
-    if transform is not None and net.redraw_every:
+    if transform is not None and net.role == "defended" and net.redraw_every:
         bank = TransformBank(
             transform, train.x, net.redraw_every, net.recipe.seed, kept, accelerator, partial(progress, "g(x)")
         )
@@ -137,7 +140,7 @@ def _train_net(dataset: str, net: Net, train: ImageSet, test: ImageSet, folder: 
     card = {
         **made_from,
         **_how(dataset, folder.name, options, train),
-        **_accuracies(net, model, transform, test, accelerator),
+        **_found(net, model, transform, train, test, accelerator),
     }
     if accelerator.is_main_process:
         save_pretrained(model, folder, card, half=net.half)
@@ -149,7 +152,7 @@ def _train_net(dataset: str, net: Net, train: ImageSet, test: ImageSet, folder: 
 def _loss(net: Net, transform: LLPGDTransform | None) -> Loss:
     """What ``net`` is trained for; on images that are g(x) already, ``transform`` is ``None``."""
     if transform is not None:
-        return defended_loss(transform)
+        return imitation_loss(transform) if net.role == "imitation" else defended_loss(transform)
     if net.threat is None:
         return plain_loss
     kind = {"adversarial": adversarial_loss, "trades": trades_loss}[net.role]
@@ -165,6 +168,37 @@ def _f_b(dataset: str, net: Net, folder: Path) -> str | Path:
     """The f_b trained beside, else the bundled one."""
     beside = folder / net.f_b
     return beside if beside.is_dir() else f"{dataset}/{net.f_b}"
+
+
+def _found(
+    net: Net,
+    model: nn.Module,
+    transform: LLPGDTransform | None,
+    train: ImageSet,
+    test: ImageSet,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """What the card says of the net: accuracies, or how far h is from g."""
+    if transform is None or net.role != "imitation":
+        return _accuracies(net, model, transform, test, accelerator)
+    seen = replace(train, x=train.x[: len(test)], y=train.y[: len(test)])
+    errors = {
+        "train_error": imitation_error(model, transform, seen),
+        "test_error": imitation_error(model, transform, test),
+    }
+    return {"test_images": len(test), "draws": 1, **{name: round(error, 5) for name, error in errors.items()}}
+
+
+def imitation_error(h: nn.Module, transform: LLPGDTransform, data: ImageSet, seed: int = 0) -> float:
+    """Root mean squared distance of h(x, D) to g_D(x), in pixel units, over a draw for each image (Fig. 8)."""
+    generator, total = keyed_generator(seed), 0.0
+    device = transform.model.device
+    with torch.no_grad():
+        for x in data.x.split(_CHUNK):
+            start = random_start(x, transform.config.eps, generator).to(device)
+            distance = h(x.to(device), start) - transform(x.to(device), start)
+            total += float(distance.double().square().sum())
+    return float((total / data.x.numel()) ** 0.5)
 
 
 def _accuracies(
@@ -235,6 +269,6 @@ def _finished(folder: Path, made_from: dict[str, Any]) -> bool:
 def _made_from(dataset: str, net: Net, folder: Path) -> dict[str, Any]:
     """What the weights depend on, as the card shows it: the recipe, and which f_b g works on."""
     made_from: dict[str, Any] = {"dataset": dataset, "net": net.to_json()}
-    if net.role == "defended":
+    if net.role in _ON_G:
         made_from["f_b_sha256"] = read_card(_f_b(dataset, net, folder))["sha256"]
     return made_from

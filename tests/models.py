@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from art_advtransform.config import ThreatModel
 from art_advtransform.datasets import ImageSet, digits
 from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import LLPGDTransform
+from art_advtransform.networks import FCN
 from art_advtransform.pretrained import load_pretrained
 from art_advtransform.randomness import keyed_generator
 from art_advtransform.recipes import DIGITS_THREAT, NETS, Net
@@ -104,7 +106,14 @@ def digits_target(model: DefendedModel, n: int = 6, seed: int = 0, *, surrogate:
     """The first ``n`` sampled test images, under the budget that digits have."""
     data = digits("test").sample(n)
     surrogates = {"surrogate": load_pretrained("digits/surrogate")} if surrogate else {}
-    return Target(model, data.x, data.y, DIGITS_THREAT, seed, surrogates, data.x)
+    return Target(model, data.x, data.y, DIGITS_THREAT, seed, surrogates, data.x, imitation())
+
+
+def imitation() -> FCN:
+    """h(x, D) for digits, not trained: its gradient is one, if not g's."""
+    h = randomised(FCN(in_channels=1, width=4, depth=2), 1, torch.float32)
+    assert isinstance(h, FCN)
+    return h
 
 
 def tiny_nets(nb_epochs: int = 1) -> dict[str, Net]:
@@ -112,8 +121,15 @@ def tiny_nets(nb_epochs: int = 1) -> dict[str, Net]:
     recipe = Recipe(nb_epochs=nb_epochs, batch_size=32, crop_padding=1, flip=False)
     vgg = {"nb_classes": 10, "in_channels": 1, "input_size": 8, "widths": (4, 4, 4, 4), "hidden": 8, "dropout": 0.1}
     resnet = {"nb_classes": 10, "in_channels": 1, "width": 2}
+    arguments: dict[str, dict[str, Any]] = {
+        "SmallVGG": vgg,
+        "ResNet18": resnet,
+        "FCN": {"in_channels": 1, "width": 4, "depth": 2},
+    }
     return {
-        name: replace(net, arguments=vgg if net.architecture == "SmallVGG" else resnet, recipe=recipe)
+        name: replace(net, arguments=arguments[net.architecture], recipe=replace(recipe, crop_padding=0))
+        if net.role == "imitation"
+        else replace(net, arguments=arguments[net.architecture], recipe=recipe)
         for name, net in NETS["digits"].items()
     }
 
@@ -122,7 +138,7 @@ def tiny_nets(nb_epochs: int = 1) -> dict[str, Net]:
 
 
 def fake_attack(name: str, run: Callable[[Target], Tensor]) -> Attack:
-    return Attack(name, run, "white box")
+    return Attack(name, lambda target, model: run(target))
 
 
 def noise(target: Target) -> Tensor:

@@ -20,9 +20,11 @@ from art_advtransform.layer import LLPGDTransform
 from art_advtransform.networks import NETWORKS
 from art_advtransform.pretrained import BUNDLED, bundled_names, load_pretrained, read_card
 from art_advtransform.recipes import DIGITS_THREAT, NETS, Net, preset_nets
-from art_advtransform.train_nets import Options, pgd_images, train_nets
+from art_advtransform.train_nets import Options, imitation_error, pgd_images, train_nets
 from art_advtransform.training import Recipe
+from art_advtransform.transform import random_start
 from tests.models import same_weights, tiny_nets
+from tests.problems import seeded
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def test_a_table_is_trained_and_finished_once(tmp_path: Path, tiny: dict[str, Ne
     assert read_card(folders["f_a-defended"])["f_b_sha256"] == read_card(folders["f_b-adversarial"])["sha256"]
     before = {name: (folder / "card.json").stat().st_mtime_ns for name, folder in folders.items()}
     assert train(tmp_path, seen=seen) == folders
-    assert len(seen) == 4
+    assert len(seen) == len(tiny)
     assert before == {name: (folder / "card.json").stat().st_mtime_ns for name, folder in folders.items()}
 
 
@@ -85,7 +87,10 @@ def _check_card(folder: Path, net: Net) -> None:
     assert card["sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert (card["dataset"], card["test_images"]) == ("digits", 64)
     assert card["draws"] == (5 if net.role == "defended" else 1)
-    if net.role != "defended":
+    if net.role == "imitation":
+        g = LLPGDTransform(load_pretrained(folder.parent / net.f_b))
+        assert card["test_error"] == round(imitation_error(load_pretrained(folder), g, digits("test").sample(64)), 5)
+    elif net.role != "defended":
         assert card["test_accuracy"] == round(_accuracy(DefendedModel(load_pretrained(folder), None), 64), 4)
 
 
@@ -110,8 +115,8 @@ def test_a_changed_recipe_is_trained_again_with_what_depends_on_it(tmp_path: Pat
     tiny["f_b-adversarial"] = replace(tiny["f_b-adversarial"], recipe=replace(tiny["surrogate"].recipe, seed=5))
     seen: list[str] = []
     folders = train(tmp_path, seen=seen)
-    # f_a was trained on g of the old f_b
-    assert seen == ["f_b-adversarial 1/1", "f_a-defended 1/1"]
+    # f_a and h were trained on g of the old f_b
+    assert seen == ["f_b-adversarial 1/1", "f_a-defended 1/1", "imitation 1/1"]
     assert read_card(folders["f_b-adversarial"])["net"]["recipe"]["seed"] == 5
 
 
@@ -293,7 +298,7 @@ def test_bundled_cards_are_those_of_the_recipes(name: str) -> None:
     assert Net.from_json(card["net"]).to_json() == recipe.to_json()
     assert card["architecture"] == recipe.architecture
     assert card["command"] == f"art-advtransform train --dataset {dataset} --preset cpu --net {net}"
-    if recipe.role == "defended":
+    if recipe.role in ("defended", "imitation"):
         assert card["f_b_sha256"] == read_card(f"{dataset}/{recipe.f_b}")["sha256"]
 
 
@@ -305,6 +310,19 @@ def test_all_nets_of_digits_are_bundled() -> None:
 def test_bundled_plain_nets_are_as_good_as_their_cards(name: str) -> None:
     model = DefendedModel(load_pretrained(f"digits/{name}"), None)
     assert round(_accuracy(model, 597), 4) == read_card(f"digits/{name}")["test_accuracy"]
+
+
+def test_bundled_imitation_is_as_near_to_g_as_its_card_says() -> None:
+    g, h = LLPGDTransform(load_pretrained("digits/f_b-adversarial")), load_pretrained("digits/imitation")
+    card, test = read_card("digits/imitation"), digits("test")
+    error = imitation_error(h, g, test)
+    assert error == pytest.approx(card["test_error"], rel=0.01)
+    # nearer than doing nothing, or than the start: it learned something of g
+    start = random_start(test.x, 0.2, seeded(0))
+    with torch.no_grad():
+        still = float((g(test.x, start) - test.x).square().mean().sqrt())
+        moved = float((g(test.x, start) - test.x - start).square().mean().sqrt())
+    assert error < 0.9 * min(still, moved)
 
 
 def test_bundled_defended_net_is_as_good_as_its_card() -> None:
