@@ -107,15 +107,16 @@ class DefendedModel(nn.Module):
         gradient: str | GradientEstimator | None = None,
         eot_samples: int = 1,
         eot_average: EotAverage = "logits",
+        max_iter: int | None = None,
         generator: torch.Generator | None = None,
     ) -> DefendedModel:
-        """The same networks as an attacker sees them: own backward rule, own EOT, own draws, own query count.
+        """The same networks as an attacker sees them: own backward rule, EOT, steps N of g, draws, and query count.
 
         Made inside :meth:`frozen`, it stays frozen.
         """
         transform = self.transform
         if transform is not None:
-            transform = transform.with_gradient(gradient or transform.gradient, generator)
+            transform = transform.with_gradient(gradient or transform.gradient, generator, max_iter)
         # without random starts every draw is the same one
         draws = eot_samples if transform is not None and transform.config.random_start else 1
         seen = DefendedModel(self.classifier, transform, eot_samples=draws, eot_average=eot_average)
@@ -144,20 +145,27 @@ class DefendedModel(nn.Module):
             raise ValueError("expected no start: it needs a transform and eot_samples=1")
         n, draws = len(x), 1 if self.transform is None else self.eot_samples
         repeated = x.to(self._dtype()).repeat_interleave(draws, dim=0)
-        logits = self._classify(self._transformed(repeated, n, start))
+        logits = self._classify(self._transformed(repeated, start))
         self.queries.forward += n * draws
         if logits.requires_grad:
             logits.register_hook(self._count_backward)
         return self._average(logits.unflatten(0, (n, draws))) if draws > 1 else logits
 
-    def _transformed(self, repeated: Tensor, n: int, start: Tensor | None) -> Tensor:
+    def transformed(self, x: Tensor) -> Tensor:
+        """g(x) for one draw, the fixed one inside :meth:`frozen`; x itself where there is no transform. Shape of ``x``."""
+        check_images(x)
+        return self._transformed(x.to(self._dtype()), None, draws=1)
+
+    def _transformed(self, repeated: Tensor, start: Tensor | None, draws: int | None = None) -> Tensor:
         if self.transform is None:
             return repeated
         if start is None and self._frozen_seed is not None and self.transform.config.random_start:
             # one D per draw, the same for every image; repeat_interleave put an image's draws side by side
+            draws = self.eot_samples if draws is None else draws
             generator = torch.Generator().manual_seed(self._frozen_seed)
-            fixed = torch.empty(self.eot_samples, *repeated.shape[1:], dtype=repeated.dtype)
-            start = random_start(fixed, self.transform.config.eps, generator).to(repeated.device).repeat(n, 1, 1, 1)
+            fixed = torch.empty(draws, *repeated.shape[1:], dtype=repeated.dtype)
+            start = random_start(fixed, self.transform.config.eps, generator).to(repeated.device)
+            start = start.repeat(len(repeated) // draws, 1, 1, 1)
         transformed: Tensor = self.transform(repeated, start)
         return transformed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -83,12 +84,17 @@ class LLPGDTransform(nn.Module):
             self.generator.seed()
 
     def with_gradient(
-        self, gradient: str | GradientEstimator, generator: torch.Generator | None = None
+        self,
+        gradient: str | GradientEstimator,
+        generator: torch.Generator | None = None,
+        max_iter: int | None = None,
     ) -> LLPGDTransform:
-        """The same g (f_b is shared, not copied) with another backward rule and draws of its own: an attacker's view."""
-        return LLPGDTransform(
-            self.model, self.config, gradient=gradient, batch_size=self.batch_size, generator=generator
-        )
+        """The same g (f_b is shared, not copied) with another backward rule and draws of its own: an attacker's view.
+
+        With ``max_iter`` it takes that many steps, as large as those of g.
+        """
+        config = self.config if max_iter is None else replace(self.config, max_iter=max_iter)
+        return LLPGDTransform(self.model, config, gradient=gradient, batch_size=self.batch_size, generator=generator)
 
     def draw_start(self, x: Tensor) -> Tensor:
         """A fresh D for ``x``, of its shape: U(-eps, eps), or zero where ``config.random_start`` is off."""

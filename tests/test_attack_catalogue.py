@@ -14,11 +14,21 @@ import torch
 from torch import Tensor
 
 from art_advtransform.attacks import base, presets
-from art_advtransform.attacks.adaptive import momentum_pgd
-from art_advtransform.attacks.art_attacks import black_box_transfer, bpda_identity, bpda_unrolled, white_box_transfer
-from art_advtransform.attacks.base import Attack, Kind, Target
+from art_advtransform.attacks.adaptive import average_start, momentum_pgd
+from art_advtransform.attacks.art_attacks import (
+    automatic_differentiation,
+    black_box_transfer,
+    bpda_identity,
+    bpda_unrolled,
+    finite_differences,
+    reparameterized,
+    small_n_transfer,
+    white_box_transfer,
+)
+from art_advtransform.attacks.base import Attack, Kind, from_function
 from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
 from art_advtransform.attacks.presets import PRESETS, preset_attacks
+from art_advtransform.attacks.released import released_bpda
 from art_advtransform.attacks.torchattacks_attacks import auto_pgd
 from art_advtransform.evaluation import evaluate
 from art_advtransform.recipes import DIGITS_THREAT
@@ -35,10 +45,16 @@ CHEAP: dict[str, Callable[..., Attack]] = {
     "auto_pgd": lambda max_iter, eot: auto_pgd(max_iter // 10, eot // 5),
     "momentum_pgd": lambda max_iter: momentum_pgd(max_iter // 80),
     "bpda_unrolled": lambda rule, name, max_iter, eot: bpda_unrolled(rule, name, max_iter // 10, eot),
-    "hop_skip_jump": lambda: hop_skip_jump(1, 10, 20),
-    "gen_attack": lambda: gen_attack(3, 4),
+    "hop_skip_jump": lambda *full: hop_skip_jump(1, 10, 20),
+    "gen_attack": lambda *full: gen_attack(3, 4),
+    "automatic_differentiation": lambda max_iter: automatic_differentiation(max_iter // 10),
+    "small_n_transfer": lambda rule, nb_steps, *full: small_n_transfer(rule, nb_steps, 2, 1),
+    "finite_differences": lambda *full: finite_differences(2, 4),
+    "reparameterized": lambda *full: reparameterized(2, 2),
+    "average_start": lambda *full: average_start(4, 3),
+    "released_bpda": released_bpda,
 }
-LENGTHS = {"smoke": 2, "quick": 9}
+LENGTHS = {"smoke": 2, "quick": 9, "paper": 13}
 ENTRIES = [(preset, index) for preset, length in LENGTHS.items() for index in range(length)]
 
 every_entry = pytest.mark.parametrize(("preset", "index"), ENTRIES)
@@ -160,8 +176,8 @@ def test_what_an_undefended_net_and_no_surrogate_leave_out() -> None:
     left_out = {name: reason for name, reason in reasons.items() if reason is not None}
     assert left_out == {
         "black-box transfer: PGD-40 on a surrogate": "needs a surrogate net",
-        "unrolled BPDA, tanh: PGD-20, EOT 2": "nothing to unroll: no transform",
-        "unrolled BPDA, soft sign: PGD-20, EOT 2": "nothing to unroll: no transform",
+        "unrolled BPDA, tanh: PGD-20, EOT 2": "there is no transform to see through",
+        "unrolled BPDA, soft sign: PGD-20, EOT 2": "there is no transform to see through",
     }
     assert all(attack.missing(bare) is None for attack in preset_attacks("smoke"))
 
@@ -199,19 +215,15 @@ def test_smoke_at_its_full_cost_hurts_the_defended_net() -> None:
 # ---- attacks of one's own
 
 
-def brighter(target: Target) -> Tensor:
-    return target.x + 10.0
-
-
 def test_a_plain_function_is_an_attack(monkeypatch: pytest.MonkeyPatch) -> None:
     target = digits_target(undefended(), 4)
     attacked: list[Tensor] = []
 
-    def recorded(target: Target) -> Tensor:
-        attacked.append(brighter(target))
+    def recorded(x: Tensor, y: Tensor) -> Tensor:
+        attacked.append(x + 10.0)
         return attacked[-1]
 
-    monkeypatch.setitem(PRESETS, "mine", lambda: [Attack("brighter", recorded, "black box"), *presets._smoke()])
+    monkeypatch.setitem(PRESETS, "mine", lambda: [from_function("brighter", recorded, "black box"), *presets._smoke()])
     assert preset_attacks("mine")[0].missing(target) is None
     with pytest.raises(ValueError, match=f"known: {', '.join(LENGTHS)}, mine"):
         preset_attacks("yours")
@@ -230,10 +242,10 @@ def test_a_plain_function_is_an_attack(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_attack_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def broken(target: Target) -> Any:
+    def broken(x: Tensor, y: Tensor) -> Any:
         raise RuntimeError("no gradient")
 
-    monkeypatch.setitem(PRESETS, "mine", lambda: [Attack("broken", broken, "white box"), *presets._smoke()])
+    monkeypatch.setitem(PRESETS, "mine", lambda: [from_function("broken", broken), *presets._smoke()])
     target = digits_target(undefended(), 4)
     result = evaluate(target.defended, target.x, target.y, "mine", target.threat, nb_draws=2, nb_selection_draws=2)
     assert [bool(found.problem) for found in result.attacks] == [True, False, False]

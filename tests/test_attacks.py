@@ -9,17 +9,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from art_advtransform.attacks.adaptive import momentum_pgd
+from art_advtransform.attacks.adaptive import average_start, momentum_pgd
 from art_advtransform.attacks.art_attacks import (
+    automatic_differentiation,
     black_box_transfer,
     bpda_identity,
     bpda_unrolled,
-    projected_gradient_descent,
+    external_transfer,
+    finite_differences,
+    reparameterized,
+    small_n_transfer,
     white_box_transfer,
 )
 from art_advtransform.attacks.base import Attack, Target
 from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
 from art_advtransform.attacks.presets import PRESETS, preset_attacks
+from art_advtransform.attacks.released import released_bpda
 from art_advtransform.attacks.torchattacks_attacks import auto_pgd, square
 from art_advtransform.config import ThreatModel
 from art_advtransform.defended import DefendedModel
@@ -40,8 +45,19 @@ SMALL: dict[str, Callable[[], Attack]] = {
     "HopSkipJump": lambda: hop_skip_jump(1, 10, 20),
     "GenAttack": lambda: gen_attack(3, 4),
     "Square": lambda: square(10),
+    "AD": lambda: automatic_differentiation(4, 2),
+    "small-N transfer": lambda: small_n_transfer(Tanh(), 2, 2, 2),
+    "finite differences": lambda: finite_differences(2, 4),
+    "reparameterisation": lambda: reparameterized(4, 2),
+    "average start": lambda: average_start(4, 3),
+    "released BPDA": released_bpda,
+    "transfer from f_b": lambda: external_transfer(4),
 }
-WITHOUT_F_B = ("white-box transfer", "black-box transfer")
+# their gradients, if any, are not those of the defended model
+WITHOUT_QUERIES = ("white-box transfer", "black-box transfer", "average start", "transfer from f_b")
+WITHOUT_GRADIENTS = (*WITHOUT_QUERIES, "HopSkipJump", "GenAttack", "Square")
+# HopSkipJump minimises the distance, and may end outside; so may the others, which know no budget or no range
+UNBOUNDED = ("HopSkipJump", "average start", "released BPDA")
 
 every_attack = pytest.mark.parametrize("name", SMALL)
 
@@ -61,7 +77,7 @@ def test_every_attack_of_the_presets_is_tested() -> None:
 
 
 def test_unknown_preset() -> None:
-    with pytest.raises(ValueError, match="unknown preset 'slow'; known: smoke, quick"):
+    with pytest.raises(ValueError, match="unknown preset 'slow'; known: smoke, quick, paper"):
         preset_attacks("slow")
 
 
@@ -79,9 +95,9 @@ def test_attacks_return_images_that_differ_and_count_their_queries(name: str) ->
     assert float(projected.min()) >= 0
     assert float(projected.max()) <= 1
     assert not torch.equal(projected, target.x)
-    assert (target.queries.forward == 0) == (name in WITHOUT_F_B)
-    differentiates = "BPDA" in name
-    assert (target.queries.backward > 0) == differentiates
+    assert (target.queries.forward == 0) == (name in WITHOUT_QUERIES)
+    assert (target.queries.backward > 0) == (name not in WITHOUT_GRADIENTS)
+    assert target.queries.forward <= SMALL[name]().cost * len(target.x)
     model = target.defended
     assert model.transform is not None
     assert all(p.grad is None for p in [*model.classifier.parameters(), *model.transform.parameters()])
@@ -98,8 +114,7 @@ def test_attacks_follow_their_seed(name: str) -> None:
     assert not torch.equal(results[0], results[2])
 
 
-# HopSkipJump minimises the distance, and may end outside
-@pytest.mark.parametrize("name", [name for name in SMALL if name != "HopSkipJump"])
+@pytest.mark.parametrize("name", [name for name in SMALL if name not in UNBOUNDED])
 def test_attacks_stay_within_the_budget_by_themselves(name: str) -> None:
     target = digits_target(defended())
     attacked = SMALL[name]().run(target).detach()
@@ -182,8 +197,8 @@ def test_momentum_pgd_on_a_linear_net(max_iter: int) -> None:
 
 
 def test_momentum_pgd_along_another_rule_needs_a_transform() -> None:
-    assert momentum_pgd(2, "tanh").needs_transform
-    assert not momentum_pgd(2).needs_transform
+    assert momentum_pgd(2, "tanh").view.needs_transform
+    assert not momentum_pgd(2).view.needs_transform
 
 
 def test_gen_attack_targets_the_runner_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +293,7 @@ def test_pgd_steps_and_start_of_art(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ProjectedGradientDescent, "__init__", init)
     target = digits_target(undefended())
     for max_iter in (5, 100):
-        projected_gradient_descent(target, target.view(), max_iter)
+        bpda_identity(max_iter, 1).run(target)
     eps = target.threat.eps
     assert [o["eps_step"] for o in seen] == pytest.approx([eps / 2, eps / 10])
     assert [(o["eps"], o["max_iter"], o["num_random_init"]) for o in seen] == [(eps, 5, 1), (eps, 100, 1)]

@@ -53,7 +53,7 @@ def test_missing_toolkit(make: Callable[[], Attack], toolkit: str, monkeypatch: 
 
 def test_attacks_that_need_something() -> None:
     unrolled, transfer = bpda_unrolled(Tanh(), "tanh"), black_box_transfer()
-    assert unrolled.missing(digits_target(undefended())) == "nothing to unroll: no transform"
+    assert unrolled.missing(digits_target(undefended())) == "there is no transform to see through"
     assert unrolled.missing(digits_target(defended())) is None
     assert transfer.missing(digits_target(undefended(), surrogate=False)) == "needs a surrogate net"
     assert transfer.missing(digits_target(undefended())) is None

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from art_advtransform.attacks.base import Attack, Target
+from art_advtransform.attacks.base import Attack, Target, View
 from art_advtransform.backward import GradientEstimator
+from art_advtransform.defended import DefendedModel
 from art_advtransform.transform import random_start
 
 
@@ -19,28 +20,48 @@ def momentum_pgd(max_iter: int = 400, gradient: str | GradientEstimator = "ident
     to EOT 1 with enough steps sooner than to dear EOT (Lee & Kim 2023, arXiv 2303.09051).
     """
 
-    def run(target: Target) -> Tensor:
-        view, eps, low_high = target.view(gradient), target.threat.eps, target.threat.clip_values
+    def generate(target: Target, model: DefendedModel) -> Tensor:
+        eps, low_high = target.threat.eps, target.threat.clip_values
         start = random_start(target.x, eps, target.generator(0))
         x_adv = (target.x + start).clamp(*low_high)
         m, total = torch.zeros_like(x_adv), torch.zeros_like(x_adv)
         for t in range(max_iter):
-            m = momentum * m + _direction(view, x_adv, target.y)
+            m = momentum * m + _direction(model, x_adv, target.y)
             eps_step = eps / 8 * (1 - 0.8 * t / max_iter)
             x_adv = target.project(x_adv + eps_step * m.sign())
             if t >= max_iter // 2:
                 total += x_adv
         return total / (max_iter - max_iter // 2)
 
-    name = gradient if isinstance(gradient, str) else type(gradient).__name__.lower()
-    title = "BPDA-I" if name == "identity" else f"BPDA, {name}"
-    return Attack(f"{title}: momentum PGD-{max_iter}, EOT 1", run, "white box", needs_transform=name != "identity")
+    rule = gradient if isinstance(gradient, str) else type(gradient).__name__.lower()
+    title = "BPDA-I" if rule == "identity" else f"BPDA, {rule}"
+    name = f"{title}: momentum PGD-{max_iter}, EOT 1"
+    return Attack(name, generate, "white box", View(gradient=gradient), method="momentum_pgd", cost=max_iter)
 
 
-def _direction(view: torch.nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def average_start(max_iter: int = 40, nb_draws: int = 50) -> Attack:
+    """PGD on f_a from E[g(x)] (section 4.2 of the paper), towards the ball: where it ends is projected on the budget.
+
+    The paper starts there without a budget and sees artefacts: "they are not valid". Projected, it is valid.
+    """
+
+    def generate(target: Target, model: DefendedModel) -> Tensor:
+        defended, eps = target.view(), target.threat.eps
+        x_adv = torch.zeros_like(target.x)
+        for _ in range(nb_draws):
+            x_adv += defended.transformed(target.x).detach() / nb_draws
+        for _ in range(max_iter):
+            x_adv = x_adv + eps / 10 * _direction(model, x_adv, target.y).sign()
+        return x_adv
+
+    name = f"average start: PGD-{max_iter} on f_a from E[g(x)] of {nb_draws} draws"
+    return Attack(name, generate, "transfer", View("f_a", uses_g=True), method="average_start")
+
+
+def _direction(model: torch.nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Gradient of the cross-entropy, scaled to mean absolute value 1 for each image."""
     x = x.detach().requires_grad_()
-    loss = F.cross_entropy(view(x), y, reduction="sum")
+    loss = F.cross_entropy(model(x), y, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, x)
     scale = gradient.abs().mean((1, 2, 3), keepdim=True)
     return gradient / scale.clamp_min(torch.finfo(x.dtype).tiny)

@@ -1,66 +1,65 @@
-"""L5: attacks of ART, on what an attacker sees of the defended model.
+"""L5: attacks of ART, each on the view of the defended model that its entry names.
 
-ART differentiates the model as it is, so that the backward rule and EOT are those of the view it is given.
+ART differentiates the model as it is, so that the backward rule and EOT are those of the view.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from art_advtransform.attacks.base import Attack, Target
+from art_advtransform.attacks.base import Attack, Kind, Target, View, settings
 from art_advtransform.backward import GradientEstimator
+from art_advtransform.config import ThreatModel
 from art_advtransform.defended import DefendedModel
+from art_advtransform.gradients import FiniteDifference
 from art_advtransform.randomness import global_seed
 
 
-def white_box_transfer(max_iter: int = 40) -> Attack:
-    """WT: PGD on f_a alone, fed to f_a(g(.)) (section 4 of the paper)."""
+def art_attack(
+    name: str,
+    method: str,
+    view: View | None = None,
+    *,
+    kind: Kind = "white box",
+    cost: int = 0,
+    **options: Any,
+) -> Attack:
+    """Any untargeted attack of ``art.attacks.evasion``.
 
-    def run(target: Target) -> Tensor:
-        return projected_gradient_descent(target, target.bare(), max_iter)
+    Args:
+        name: of the entry.
+        method: name of the class.
+        view: how it sees the model; ``None``: f_a(g(.)), BPDA-I, one draw a call.
+        kind: what the attacker knows.
+        cost: evaluations that it spends on an image, at most.
+        options: of the class; a value that depends on the budget is a function of the threat model. eps and batch_size are those
+            of the evaluation, where the class has them.
 
-    return Attack(f"white-box transfer: PGD-{max_iter} on f_a", run, "transfer", "art")
+    Example:
+        >>> step = lambda threat: threat.eps / 4
+        >>> bim = art_attack("BIM-10", "BasicIterativeMethod", View(eot_samples=5), max_iter=10, eps_step=step)
+        >>> bim.view.eot_samples
+        5
+    """
+    view = View() if view is None else view
 
+    def generate(target: Target, model: DefendedModel) -> Tensor:
+        return run_art(method, target, model, options)
 
-def black_box_transfer(max_iter: int = 40) -> Attack:
-    """PGD on nets that the attacker trained on clean data; with several, on their mean logits."""
-
-    def run(target: Target) -> Tensor:
-        ensemble = target.bare(_MeanLogits(list(target.surrogates.values())))
-        return projected_gradient_descent(target, ensemble, max_iter)
-
-    name = f"black-box transfer: PGD-{max_iter} on a surrogate"
-    return Attack(name, run, "transfer", "art", needs_surrogate=True)
-
-
-def bpda_identity(max_iter: int = 40, eot_samples: int = 10) -> Attack:
-    """BPDA-I with EOT (Athalye et al. 2018): PGD along the mean of grad f_a at g(x) over draws of D."""
-
-    def run(target: Target) -> Tensor:
-        return projected_gradient_descent(target, target.view("identity", eot_samples), max_iter)
-
-    return Attack(f"BPDA-I: PGD-{max_iter}, EOT {eot_samples}", run, "white box", "art")
-
-
-def bpda_unrolled(gradient: GradientEstimator, name: str, max_iter: int = 20, eot_samples: int = 2) -> Attack:
-    """BPDA through all steps of LL-PGD with a soft sign or tanh (section 4.1 of the paper), with EOT."""
-
-    def run(target: Target) -> Tensor:
-        return projected_gradient_descent(target, target.view(gradient, eot_samples), max_iter)
-
-    title = f"unrolled BPDA, {name}: PGD-{max_iter}, EOT {eot_samples}"
-    return Attack(title, run, "white box", "art", needs_transform=True)
+    return Attack(name, generate, kind, view, "art", method, cost)
 
 
-def projected_gradient_descent(target: Target, model: DefendedModel, max_iter: int) -> Tensor:
-    """ART's ProjectedGradientDescent from one random start, steps of 2.5 eps / max_iter but at least eps / 10."""
-    from art.attacks.evasion import ProjectedGradientDescent
+def run_art(method: str, target: Target, model: DefendedModel, options: Mapping[str, Any]) -> Tensor:
+    """The attack of ART named ``method`` on ``model``, under ``target``'s budget and seed."""
+    from art.attacks import evasion
     from art.estimators.classification import PyTorchClassifier
 
-    with torch.no_grad():
-        nb_classes = target.bare()(target.x[:1]).shape[1]
+    nb_classes = target.nb_classes
     classifier = PyTorchClassifier(
         model,
         loss=nn.CrossEntropyLoss(),
@@ -69,25 +68,83 @@ def projected_gradient_descent(target: Target, model: DefendedModel, max_iter: i
         clip_values=target.threat.clip_values,
         device_type="cpu" if target.x.device.type == "cpu" else "gpu",
     )
-    eps = target.threat.eps
-    attack = ProjectedGradientDescent(
-        classifier,
-        eps=eps,
-        eps_step=max(2.5 * eps / max_iter, eps / 10),
-        max_iter=max_iter,
-        num_random_init=1,
-        batch_size=len(target.x),
-        verbose=False,
-    )
+    attack_class = getattr(evasion, method)
+    given = {"eps": target.threat.eps, "batch_size": len(target.x), "verbose": False}
+    known = {name: value for name, value in given.items() if name in attack_class.attack_params}
+    attack = attack_class(classifier, **(known | settings(options, target.threat)))
     with global_seed(target.global_seed):
         attacked = attack.generate(target.x.cpu().numpy(), np.eye(nb_classes, dtype=np.float32)[target.y.cpu().numpy()])
     return torch.from_numpy(attacked).to(target.x)
 
 
-class _MeanLogits(nn.Module):
-    def __init__(self, models: list[nn.Module]) -> None:
-        super().__init__()
-        self.models = nn.ModuleList(models)
+def eps_step(max_iter: int) -> Callable[[ThreatModel], float]:
+    """Steps of 2.5 eps / max_iter, but at least eps / 10: what gets anywhere in the ball, and into its corners."""
+    return lambda threat: max(2.5 * threat.eps / max_iter, threat.eps / 10)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([model(x) for model in self.models]).mean(0)
+
+def pgd(name: str, view: View, max_iter: int, *, kind: Kind = "white box") -> Attack:
+    """ART's ProjectedGradientDescent from one random start."""
+    # ART predicts twice more: before, and for the success that it logs
+    cost = (max_iter + 2) * view.eot_samples if view.model == "defended" else 0
+    return art_attack(
+        name,
+        "ProjectedGradientDescent",
+        view,
+        kind=kind,
+        cost=cost,
+        max_iter=max_iter,
+        eps_step=eps_step(max_iter),
+        num_random_init=1,
+    )
+
+
+def white_box_transfer(max_iter: int = 40) -> Attack:
+    """WT: PGD on f_a alone, fed to f_a(g(.)) (section 4 of the paper)."""
+    return pgd(f"white-box transfer: PGD-{max_iter} on f_a", View("f_a"), max_iter, kind="transfer")
+
+
+def external_transfer(max_iter: int = 40) -> Attack:
+    """PGD on f_b alone: whatever moves f_b's loss moves g."""
+    return pgd(f"transfer from f_b: PGD-{max_iter} on f_b", View("f_b"), max_iter, kind="transfer")
+
+
+def black_box_transfer(max_iter: int = 40) -> Attack:
+    """PGD on nets that the attacker trained on clean data; with several, on their mean logits."""
+    name = f"black-box transfer: PGD-{max_iter} on a surrogate"
+    return pgd(name, View("surrogates"), max_iter, kind="transfer")
+
+
+def automatic_differentiation(max_iter: int = 20, eot_samples: int = 1) -> Attack:
+    """AD: PGD along what automatic differentiation makes of g (section 3.3 of the paper): for a fixed D, the identity."""
+    return pgd(f"AD: PGD-{max_iter}, EOT {eot_samples}", View(gradient="autodiff", eot_samples=eot_samples), max_iter)
+
+
+def bpda_identity(max_iter: int = 40, eot_samples: int = 10) -> Attack:
+    """BPDA-I with EOT (Athalye et al. 2018): PGD along the mean of grad f_a at g(x) over draws of D."""
+    return pgd(f"BPDA-I: PGD-{max_iter}, EOT {eot_samples}", View(eot_samples=eot_samples), max_iter)
+
+
+def bpda_unrolled(gradient: GradientEstimator, name: str, max_iter: int = 20, eot_samples: int = 2) -> Attack:
+    """BPDA through all steps of LL-PGD with a soft sign or tanh (section 4.1 of the paper), with EOT."""
+    title = f"unrolled BPDA, {name}: PGD-{max_iter}, EOT {eot_samples}"
+    return pgd(title, View(gradient=gradient, eot_samples=eot_samples), max_iter)
+
+
+def small_n_transfer(
+    gradient: GradientEstimator, nb_steps: int = 3, max_iter: int = 20, eot_samples: int = 2
+) -> Attack:
+    """Unrolled BPDA through a g of few steps, fed to the one of all steps (Table 5 of the paper)."""
+    title = f"small-N transfer: N = {nb_steps}, unrolled BPDA, PGD-{max_iter}, EOT {eot_samples}"
+    return pgd(title, View(gradient=gradient, eot_samples=eot_samples, max_iter=nb_steps), max_iter)
+
+
+def finite_differences(max_iter: int = 10, nb_samples: int = 64) -> Attack:
+    """PGD along finite differences of g (eq. 4) in ``nb_samples`` coordinates that are drawn for each gradient."""
+    title = f"finite differences: PGD-{max_iter}, {nb_samples} coordinates"
+    return pgd(title, View(gradient=FiniteDifference(nb_samples=nb_samples)), max_iter)
+
+
+def reparameterized(max_iter: int = 20, eot_samples: int = 10) -> Attack:
+    """PGD through a network h(x, D) that was trained to imitate g_D(x) (eq. 6)."""
+    title = f"reparameterisation: PGD-{max_iter}, EOT {eot_samples}"
+    return pgd(title, View(gradient="reparameterized", eot_samples=eot_samples), max_iter)

@@ -1,11 +1,13 @@
-"""L5: what an attack is, and what it is given."""
+"""L5: what an attack is, how it sees the model, and what it is given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +15,37 @@ from torch import Tensor, nn
 from art_advtransform.backward import GradientEstimator
 from art_advtransform.config import ThreatModel
 from art_advtransform.defended import DefendedModel, Queries
+from art_advtransform.gradients import Reparameterized, resolve_gradient
 from art_advtransform.randomness import derived_seed, keyed_generator
 
 Kind = Literal["white box", "transfer", "black box"]
+Seen = Literal["defended", "f_a", "f_b", "surrogates"]
+
+
+@dataclass(frozen=True)
+class View:
+    """How an attack sees the model: what it differentiates or queries, by which backward rule, over which draws.
+
+    Attributes:
+        model: ``"defended"``: f_a(g(.)); ``"f_a"`` or ``"f_b"`` alone; ``"surrogates"``: the mean logits of the attacker's nets.
+        gradient: backward rule of g, a name in ``GRADIENTS`` or an instance.
+        eot_samples: draws of D that one call averages.
+        frozen: one draw of D, the same for every image and call, instead of fresh ones.
+        max_iter: steps N of g as the attacker runs it; ``None``: those of the defence.
+        uses_g: whether the attack looks at g by itself, too.
+    """
+
+    model: Seen = "defended"
+    gradient: str | GradientEstimator = "identity"
+    eot_samples: int = 1
+    frozen: bool = False
+    max_iter: int | None = None
+    uses_g: bool = False
+
+    @property
+    def needs_transform(self) -> bool:
+        """Whether there is nothing to see of an undefended model."""
+        return self.model == "f_b" or self.gradient != "identity" or self.max_iter is not None or self.uses_g
 
 
 @dataclass
@@ -30,6 +60,7 @@ class Target:
         seed: of everything that the attack draws.
         surrogates: nets that a black-box attacker trained for himself, by name.
         others: images (m, C, H, W) of other classes that decision-based attacks may start from.
+        imitation: h(x, D), trained to imitate g_D(x) (eq. 6).
         queries: passes through the defended model, counted image by image and draw by draw.
     """
 
@@ -40,11 +71,39 @@ class Target:
     seed: int
     surrogates: Mapping[str, nn.Module] = field(default_factory=dict)
     others: Tensor | None = None
+    imitation: nn.Module | None = None
     queries: Queries = field(default_factory=Queries)
 
-    def view(self, gradient: str | GradientEstimator = "identity", eot_samples: int = 1) -> DefendedModel:
-        """The defended model with a backward rule, EOT and draws of the attacker's choice; its passes are counted."""
-        view = self.defended.view(gradient=gradient, eot_samples=eot_samples, generator=keyed_generator(self.seed))
+    @contextmanager
+    def seen(self, view: View) -> Iterator[DefendedModel]:
+        """The model as ``view`` describes it."""
+        if view.model == "f_a":
+            yield self.bare()
+        elif view.model == "f_b":
+            assert self.defended.transform is not None  # Attack.missing says so before
+            yield self.bare(self.defended.transform.model)
+        elif view.model == "surrogates":
+            yield self.bare(_MeanLogits(list(self.surrogates.values())))
+        else:
+            model = self.view(view.gradient, view.eot_samples, view.max_iter)
+            with model.frozen(derived_seed(self.seed)) if view.frozen and not model.is_frozen else nullcontext():
+                yield model
+
+    def view(
+        self, gradient: str | GradientEstimator = "identity", eot_samples: int = 1, max_iter: int | None = None
+    ) -> DefendedModel:
+        """The defended model with a backward rule, EOT, steps and draws of the attacker's choice; its passes are counted."""
+        if gradient == "reparameterized" and self.imitation is not None:
+            gradient = Reparameterized(self.imitation)
+        gradient = resolve_gradient(gradient)
+        if hasattr(gradient, "generator"):  # rules that sample do it by the attack's seed
+            gradient = copy.copy(gradient)
+            gradient.generator = self.generator(1)
+        if self.defended.is_frozen:  # D is known: other draws have no say
+            eot_samples = 1
+        view = self.defended.view(
+            gradient=gradient, eot_samples=eot_samples, max_iter=max_iter, generator=keyed_generator(self.seed)
+        )
         view.queries = self.queries
         return view.eval()
 
@@ -61,6 +120,12 @@ class Target:
         """For toolkits that draw from global state."""
         return derived_seed(self.seed)
 
+    @property
+    def nb_classes(self) -> int:
+        """K."""
+        with torch.no_grad():
+            return len(self.bare()(self.x[:1])[0])
+
     def project(self, attacked: Tensor) -> Tensor:
         """The nearest image inside the budget and the valid range; NaN becomes the clean pixel."""
         attacked = torch.where(torch.isnan(attacked), self.x, attacked.to(self.x))
@@ -70,30 +135,65 @@ class Target:
 
 @dataclass(frozen=True)
 class Attack:
-    """A named attack with its settings.
+    """An entry of the catalogue.
 
     Attributes:
-        name: what tables call it; settings belong in it, since two attacks of a name can't be told apart.
-        run: attacked images for a target, shape of ``target.x``; evaluation projects them on the budget.
+        name: what tables and files call it; settings belong in it, since two attacks of a name can't be told apart.
+        generate: attacked images for a target and the model as ``view`` describes it, shape of ``target.x``; the evaluation
+            projects them on the budget.
         kind: what the attacker knows.
+        view: how it sees the model.
         toolkit: the Python package it comes from; a missing one is reported, not an error.
-        needs_transform: whether it is meaningless for an undefended model.
-        needs_surrogate: whether it needs a net of the attacker's own.
+        method: its class there.
+        cost: evaluations of f_a(g(.)) for a single draw that it spends on an image, at most.
     """
 
     name: str
-    run: Callable[[Target], Tensor]
-    kind: Kind
+    generate: Callable[[Target, DefendedModel], Tensor]
+    kind: Kind = "white box"
+    view: View = View()
     toolkit: str = "art_advtransform"
-    needs_transform: bool = False
-    needs_surrogate: bool = False
+    method: str = ""
+    cost: int = 0
+
+    def run(self, target: Target) -> Tensor:
+        """Attacked images, shape of ``target.x``."""
+        with target.seen(self.view) as model:
+            return self.generate(target, model)
 
     def missing(self, target: Target) -> str | None:
         """Why it can't run on ``target``, with the remedy; ``None`` if it can."""
         if find_spec(self.toolkit) is None:
             return f'needs {self.toolkit}: pip install "art-advtransform[{self.toolkit}]"'
-        if self.needs_transform and target.defended.transform is None:
-            return "nothing to unroll: no transform"
-        if self.needs_surrogate and not target.surrogates:
+        if self.view.needs_transform and target.defended.transform is None:
+            return "there is no transform to see through"
+        if self.view.model == "surrogates" and not target.surrogates:
             return "needs a surrogate net"
+        if self.view.gradient == "reparameterized" and target.imitation is None:
+            return "needs a network h that imitates g"
         return None
+
+
+def from_function(name: str, function: Callable[[Tensor, Tensor], Tensor], kind: Kind = "white box") -> Attack:
+    """A plain function (images, labels) to attacked images as an attack.
+
+    Example:
+        >>> brighter = from_function("brighter", lambda x, y: x + 8 / 255, "black box")
+        >>> brighter.kind
+        'black box'
+    """
+    return Attack(name, lambda target, model: function(target.x, target.y), kind)
+
+
+def settings(options: Mapping[str, Any], threat: ThreatModel) -> dict[str, Any]:
+    """``options`` of a toolkit's attack; those that depend on the budget are functions of the threat model."""
+    return {name: value(threat) if callable(value) else value for name, value in options.items()}
+
+
+class _MeanLogits(nn.Module):
+    def __init__(self, models: list[nn.Module]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([model(x) for model in self.models]).mean(0)

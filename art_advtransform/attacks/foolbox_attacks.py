@@ -1,18 +1,74 @@
-"""L5: query-based attacks of Foolbox: HopSkipJump (decisions) and GenAttack (scores)."""
+"""L5: attacks of Foolbox, each on the view of the defended model that its entry names."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from art_advtransform.attacks.base import Attack, Target
+from art_advtransform.attacks.base import Attack, Kind, Target, View, settings
 from art_advtransform.defended import DefendedModel
-from art_advtransform.randomness import derived_seed, global_seed
+from art_advtransform.randomness import global_seed
 
 # Noise images to start HopSkipJump from, where all other images are of one class.
 _NOISE_STARTS = 20
+_RUNNER_UP_DRAWS = 10
+# Evaluations of the two searches in a step of HopSkipJump: about 10 and 25.
+_SEARCHES = 35
+
+
+def foolbox_attack(
+    name: str,
+    method: str,
+    view: View | None = None,
+    *,
+    kind: Kind = "white box",
+    cost: int = 0,
+    criterion: Callable[[Target], Any] | None = None,
+    **options: Any,
+) -> Attack:
+    """Any attack of ``foolbox.attacks`` that takes a budget in L-inf.
+
+    Args:
+        name: of the entry.
+        method: name of the class.
+        view: how it sees the model; ``None``: f_a(g(.)), BPDA-I, one draw a call.
+        kind: what the attacker knows.
+        cost: evaluations that it spends on an image, at most.
+        criterion: what counts as success, made for the images at hand; ``None``: misclassification.
+        options: of the class; a value that depends on the budget is a function of the threat model.
+
+    Example:
+        >>> foolbox_attack("noise", "LinfAdditiveUniformNoiseAttack", kind="black box", cost=1).toolkit
+        'foolbox'
+    """
+
+    def generate(target: Target, model: DefendedModel) -> Tensor:
+        from foolbox import attacks
+        from foolbox.criteria import Misclassification
+
+        attack = getattr(attacks, method)(**settings(options, target.threat))
+        wanted = Misclassification(target.y) if criterion is None else criterion(target)
+        with global_seed(target.global_seed):
+            _, attacked, _ = attack(_foolbox_model(model, target), target.x, wanted, epsilons=target.threat.eps)
+        return torch.as_tensor(attacked)
+
+    return Attack(name, generate, kind, View() if view is None else view, "foolbox", method, cost)
+
+
+def gen_attack(steps: int = 100, population: int = 10) -> Attack:
+    """GenAttack (Alzantot et al. 2019, arXiv 1805.11090) towards the class that the model finds second most likely."""
+    return foolbox_attack(
+        f"GenAttack: {steps} steps, population {population}",
+        "GenAttack",
+        kind="black box",
+        cost=(steps + 1) * population + _RUNNER_UP_DRAWS,
+        criterion=_towards_runner_up,
+        steps=steps,
+        population=population,
+    )
 
 
 def hop_skip_jump(steps: int = 8, initial_gradient_eval_steps: int = 50, max_gradient_eval_steps: int = 200) -> Attack:
@@ -23,7 +79,7 @@ def hop_skip_jump(steps: int = 8, initial_gradient_eval_steps: int = 50, max_gra
     the paper's attack rather than evidence: nothing ties the frozen draw to those that are scored.
     """
 
-    def run(target: Target) -> Tensor:
+    def generate(target: Target, model: DefendedModel) -> Tensor:
         from foolbox.attacks.hop_skip_jump import HopSkipJumpAttack
 
         attack = HopSkipJumpAttack(
@@ -32,36 +88,21 @@ def hop_skip_jump(steps: int = 8, initial_gradient_eval_steps: int = 50, max_gra
             max_gradient_eval_steps=max_gradient_eval_steps,
             constraint="linf",
         )
-        view = target.view()
-        with view.frozen(derived_seed(target.seed)), global_seed(target.global_seed):
-            chosen, starts = _starting_points(view, target)
+        with global_seed(target.global_seed):
+            chosen, starts = _starting_points(model, target)
             if len(chosen) == 0:
                 raise RuntimeError("no image has a start: the model takes all others, and noise, for the same class")
             attacked = target.x.clone()
             images, labels = target.x[chosen], target.y[chosen]
-            raw, _, _ = attack(_foolbox_model(view, target), images, labels, epsilons=None, starting_points=starts)
+            raw, _, _ = attack(_foolbox_model(model, target), images, labels, epsilons=None, starting_points=starts)
             attacked[chosen] = raw.to(attacked)
         return attacked
 
     queries = f"{initial_gradient_eval_steps} to {max_gradient_eval_steps} queries"
-    return Attack(f"HopSkipJump: {steps} steps of {queries}, frozen draw", run, "black box", "foolbox")
-
-
-def gen_attack(steps: int = 100, population: int = 10) -> Attack:
-    """GenAttack (Alzantot et al. 2019, arXiv 1805.11090) towards the class that the model finds second most likely."""
-
-    def run(target: Target) -> Tensor:
-        from foolbox.attacks.gen_attack import GenAttack
-        from foolbox.criteria import TargetedMisclassification
-
-        attack = GenAttack(steps=steps, population=population)
-        view = target.view()
-        criterion = TargetedMisclassification(_runner_up(target))
-        with global_seed(target.global_seed):
-            _, attacked, _ = attack(_foolbox_model(view, target), target.x, criterion, epsilons=target.threat.eps)
-        return torch.as_tensor(attacked)
-
-    return Attack(f"GenAttack: {steps} steps, population {population}", run, "black box", "foolbox")
+    name = f"HopSkipJump: {steps} steps of {queries}, frozen draw"
+    # a step: its queries, a search for the step size, one for the boundary; their lengths depend on the image
+    cost = steps * (max_gradient_eval_steps + _SEARCHES)
+    return Attack(name, generate, "black box", View(frozen=True), "foolbox", "HopSkipJumpAttack", cost)
 
 
 def _foolbox_model(view: DefendedModel, target: Target) -> Any:
@@ -94,8 +135,10 @@ def _starting_points(view: DefendedModel, target: Target) -> tuple[Tensor, Tenso
     return chosen, starts[chosen]
 
 
-def _runner_up(target: Target, draws: int = 10) -> Tensor:
+def _towards_runner_up(target: Target) -> Any:
     """The most likely wrong class by mean logits."""
+    from foolbox.criteria import TargetedMisclassification
+
     with torch.no_grad():
-        logits: Tensor = target.view(eot_samples=draws)(target.x)
-    return logits.scatter(1, target.y[:, None], -torch.inf).argmax(1)
+        logits: Tensor = target.view(eot_samples=_RUNNER_UP_DRAWS)(target.x)
+    return TargetedMisclassification(logits.scatter(1, target.y[:, None], -torch.inf).argmax(1))

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from art_advtransform.attacks.adaptive import momentum_pgd
-from art_advtransform.attacks.art_attacks import black_box_transfer, bpda_identity, bpda_unrolled, white_box_transfer
+from art_advtransform.attacks.adaptive import average_start, momentum_pgd
+from art_advtransform.attacks.art_attacks import (
+    automatic_differentiation,
+    black_box_transfer,
+    bpda_identity,
+    bpda_unrolled,
+    finite_differences,
+    reparameterized,
+    small_n_transfer,
+    white_box_transfer,
+)
 from art_advtransform.attacks.base import Attack
 from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
+from art_advtransform.attacks.released import released_bpda
 from art_advtransform.attacks.torchattacks_attacks import auto_pgd
 from art_advtransform.unrolled import Softsign, Tanh
 
@@ -31,15 +41,45 @@ def _quick() -> list[Attack]:
     ]
 
 
-PRESETS: dict[str, Callable[[], list[Attack]]] = {"smoke": _smoke, "quick": _quick}
+def _paper() -> list[Attack]:
+    """Section 4 of the paper in its order, as far as it gives settings (500 draws), and the attack that its code runs."""
+    return [
+        automatic_differentiation(20),
+        bpda_unrolled(Softsign(projection="mask"), "soft sign and eq. 5", 20, 10),
+        bpda_unrolled(Tanh(projection="mask"), "tanh and eq. 5", 20, 10),
+        small_n_transfer(Tanh(projection="mask"), 3, 20, 10),
+        bpda_identity(20, 500),
+        finite_differences(10, 64),
+        reparameterized(20, 10),
+        white_box_transfer(20),
+        average_start(20, 50),
+        black_box_transfer(20),
+        hop_skip_jump(20, 100, 1000),
+        gen_attack(500, 20),
+        released_bpda(),
+    ]
 
 
-def preset_attacks(preset: str) -> list[Attack]:
-    """The attacks of ``preset``.
+PRESETS: dict[str, Callable[[], list[Attack]]] = {"smoke": _smoke, "quick": _quick, "paper": _paper}
+
+
+def preset_attacks(preset: str | Sequence[Attack]) -> list[Attack]:
+    """The attacks of ``preset``, or those given.
 
     Raises:
-        ValueError: if it is unknown (the message lists the known ones).
+        ValueError: if it is unknown (the message lists the known ones), or two attacks share a name.
+        TypeError: if something given is no attack.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
-    return PRESETS[preset]()
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise ValueError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+        return PRESETS[preset]()
+    attacks = list(preset)
+    for attack in attacks:
+        if not isinstance(attack, Attack):
+            raise TypeError(f"expected attacks as Attack entries, got {type(attack).__name__}")
+    names = [attack.name for attack in attacks]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"expected attacks with names of their own, got two called {twice[0]!r}")
+    return attacks
