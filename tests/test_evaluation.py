@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -163,16 +165,90 @@ OTHERS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+WHAT_DIFFERS = {
+    "seed": "seed: 0 there, 1 here",
+    "budget": "threat: .*0.1.* there, .*0.05.* here",
+    "draws": "nb_draws: 12 there, 13 here",
+    "selection draws": "nb_selection_draws: 5 there, 6 here",
+    "chunks": "chunk_size: 4 there, 5 here",
+    "weights": "other f_a",
+    "g": "transform: ",
+    "images": "other images",
+    "labels": "other labels",
+}
+
+
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_arguments_do_not_take_over_chunks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_that_of_one_evaluation(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Tensor] = []
     set_preset(monkeypatch, a=counted(calls, step))
     before = run(out=tmp_path)
     calls.clear()
-    after = run(out=tmp_path, **OTHERS[name]())
+    with pytest.raises(ValueError, match=f"holds another evaluation .*{WHAT_DIFFERS[name]}.*: expected another folder"):
+        run(out=tmp_path, **OTHERS[name]())
+    assert calls == []
+    assert timeless(run(out=tmp_path)) == timeless(before)
+    after = run(out=tmp_path, restart=True, **OTHERS[name]())
     assert len(calls) == len(range(0, 10, after.settings["chunk_size"]))
     assert after.settings["fingerprint"] != before.settings["fingerprint"]
     assert timeless(after) == timeless(run(**OTHERS[name]()))
+
+
+def test_another_preset_takes_over_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Tensor] = []
+    set_preset(monkeypatch, a=counted(calls, step))
+    alone = run(out=tmp_path)
+    set_preset(monkeypatch, b=counted(calls, darker), a=counted(calls, step))
+    both = run(out=tmp_path)
+    assert len(calls) == 6  # an attack draws the same whatever else is in the preset
+    assert both.attacks[1] == alone.attacks[0]
+
+
+def test_a_damaged_chunk_is_found_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_preset(monkeypatch, a=step)
+    first = run(out=tmp_path)
+    path = tmp_path / "chunks" / "a-00004.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    assert timeless(run(out=tmp_path)) == timeless(first)
+    assert re.search(r"a-00004\.safetensors is damaged .*: computed again", caplog.text)
+    path.rename(path.with_name("a-00008.safetensors"))
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"damaged manifest .*restart"):
+        run(out=tmp_path)
+
+
+def test_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_preset(monkeypatch, a=step)
+    result = run(out=tmp_path, about={"command": "evaluate this"})
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest.pop("started").startswith("20")
+    assert manifest == result.settings
+    assert (manifest["command"], manifest["preset"], manifest["device"]) == ("evaluate this", "mine", "cpu")
+    assert set(manifest["sha256"]) == {"images", "labels", "f_a", "f_b"}
+    assert {"torch", "numpy"} <= set(manifest["versions"])
+
+
+def test_a_known_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # what a fixed D decides is the same for the attack and for every draw that scores it
+    seen: list[Tensor] = []
+
+    def look(target: Target) -> Tensor:
+        with torch.no_grad():
+            views = [target.view(eot_samples=k)(target.x) for k in (1, 4)]
+        assert torch.equal(*views)
+        seen.append(views[0].argmax(1))
+        return target.x
+
+    set_preset(monkeypatch, look=look)
+    result = run(fixed_draw=True)
+    right = (torch.cat(seen) == Y).double().tolist()
+    assert result.attacks[0].per_image == result.clean.per_image == right
+    assert 0 < sum(right) < len(Y)
+    assert result.settings["fixed_draw"]
+    with pytest.raises(ValueError, match="fixed_draw: False there, True here"):
+        run(out=tmp_path) and run(out=tmp_path, fixed_draw=True)
 
 
 def test_results_follow_the_seed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,5 +277,5 @@ def test_nothing_is_written_without_a_folder(tmp_path: Path, monkeypatch: pytest
     assert run().path is None
     assert list(tmp_path.iterdir()) == []
     kept = run(out="out", about={"nets": "mine", "seed": 99})
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["chunks", "evaluation.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["chunks", "evaluation.json", "manifest.json"]
     assert (kept.settings["nets"], kept.settings["seed"]) == ("mine", 0)

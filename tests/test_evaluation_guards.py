@@ -11,15 +11,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from art_advtransform import evaluation, records
-from art_advtransform.attacks.base import Attack, Target
+from art_advtransform import runs, store
+from art_advtransform.attacks.base import Attack, Target, View
 from art_advtransform.attacks.presets import PRESETS
 from art_advtransform.config import ThreatModel
 from art_advtransform.defended import DefendedModel
 from art_advtransform.evaluation import evaluate
 from art_advtransform.records import Evaluation
 from tests.evaluations import THREAT, Coin, Run, X, Y, darker, drifting, mean, run, set_preset, step, timeless
-from tests.models import defended, digits_target, global_state, same_weights
+from tests.models import defended, digits_target, fake_attack, global_state, same_weights
 from tests.problems import linear_net
 
 # ---- attacks that fail
@@ -73,7 +73,7 @@ def test_what_fails_outside_the_attack_is_no_weak_attack(tmp_path: Path, monkeyp
         raise OSError("disk full")
 
     set_preset(monkeypatch, a=step)
-    for module, name in ((records, "save_file"), (evaluation, "predictions")):
+    for module, name in ((store, "save_file"), (runs, "predictions")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, disk_full)
             with pytest.raises(OSError, match="disk full"):
@@ -82,14 +82,15 @@ def test_what_fails_outside_the_attack_is_no_weak_attack(tmp_path: Path, monkeyp
 
 
 def test_what_is_not_run_has_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(target: Target) -> Tensor:
+    def never(target: Target, model: DefendedModel) -> Tensor:
         raise AssertionError("it was run")
 
     attacks = [
-        Attack("surrogate", never, "transfer", needs_surrogate=True),
-        Attack("unrolled", never, "white box", needs_transform=True),
-        Attack("toolkit", never, "black box", "no_such_toolkit"),
-        Attack("plain", darker, "white box"),
+        Attack("surrogate", never, "transfer", View("surrogates")),
+        Attack("unrolled", never, "white box", View(gradient="tanh")),
+        Attack("h", never, "white box", View(gradient="reparameterized")),
+        Attack("toolkit", never, "black box", toolkit="no_such_toolkit"),
+        fake_attack("plain", darker),
     ]
     monkeypatch.setitem(PRESETS, "mine", lambda: attacks)
     totals: set[int] = set()
@@ -97,12 +98,13 @@ def test_what_is_not_run_has_its_reason(monkeypatch: pytest.MonkeyPatch) -> None
     assert totals == {20}  # that of what is run
     assert [a.problem for a in result.attacks] == [
         "not run: needs a surrogate net",
-        "not run: nothing to unroll: no transform",
+        "not run: there is no transform to see through",
+        "not run: there is no transform to see through",
         'not run: needs no_such_toolkit: pip install "art-advtransform[no_such_toolkit]"',
         "",
     ]
-    assert [a.mean is None for a in result.attacks] == [True, True, True, False]
-    assert (result.attacks[0].kind, result.attacks[2].toolkit) == ("transfer", "no_such_toolkit")
+    assert [a.mean is None for a in result.attacks] == [True, True, True, True, False]
+    assert (result.attacks[0].kind, result.attacks[3].toolkit) == ("transfer", "no_such_toolkit")
 
 
 # ---- attacks that cheat
@@ -256,6 +258,9 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "bare net": ({"model": Coin()}, TypeError, r"expected a DefendedModel .* got Coin"),
     "averaged": ({"model": DefendedModel(Coin(), None, eot_samples=2)}, ValueError, "eot_samples=1, got 2"),
     "number for a budget": ({"threat": 0.1}, TypeError, "ThreatModel"),
+    "name for h": ({"imitation": "h"}, TypeError, "expected imitation to be a torch.nn.Module, got str"),
+    "two of a name": ({"preset": [fake_attack("a", darker)] * 2}, ValueError, "names of their own, got two called 'a'"),
+    "functions for attacks": ({"preset": [darker]}, TypeError, "expected attacks as Attack entries, got function"),
     "net for surrogates": ({"surrogates": Coin()}, TypeError, "mapping of names to networks"),
     "name for a surrogate": ({"surrogates": {"a": "b"}}, TypeError, "mapping of names to networks"),
 }

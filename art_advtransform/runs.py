@@ -1,0 +1,210 @@
+"""L6: how an evaluation runs: every attack on every chunk of images, in any number of processes."""
+
+from __future__ import annotations
+
+import logging
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from art_advtransform import __version__
+from art_advtransform.attacks.base import Attack, Target
+from art_advtransform.config import ThreatModel
+from art_advtransform.counting import SCORING, SELECTION, choose, count, predictions
+from art_advtransform.defended import DefendedModel
+from art_advtransform.randomness import derived_seed
+from art_advtransform.records import AttackResult
+from art_advtransform.shards import Shards
+from art_advtransform.store import Chunk, RunFolder, tensors_sha256
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+WORST = "per-image worst case"
+# What random numbers are for, beside SELECTION and SCORING.
+_ATTACK, _FIXED_DRAW = 2, 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arguments of :func:`~art_advtransform.evaluation.evaluate`, checked."""
+
+    defended: DefendedModel
+    x: Tensor
+    y: Tensor
+    threat: ThreatModel
+    seed: int
+    nb_draws: int
+    nb_selection_draws: int
+    fixed_draw: bool
+    surrogates: Mapping[str, nn.Module]
+    imitation: nn.Module | None
+    chunk_size: int
+
+    def settings(self) -> dict[str, Any]:
+        """All that a result depends on; networks and data by their sha256."""
+        transform = self.defended.transform
+        return {
+            "version": __version__,
+            "threat": asdict(self.threat),
+            "transform": None if transform is None else asdict(transform.config),
+            "nb_images": len(self.x),
+            "nb_draws": self.nb_draws,
+            "nb_selection_draws": self.nb_selection_draws,
+            "fixed_draw": self.fixed_draw,
+            "seed": self.seed,
+            "chunk_size": self.chunk_size,
+            "surrogates": sorted(self.surrogates),
+            "sha256": {
+                "images": tensors_sha256([self.x]),
+                "labels": tensors_sha256([self.y]),
+                **{name: tensors_sha256(net.state_dict().values()) for name, net in self.networks().items()},
+            },
+        }
+
+    def networks(self) -> dict[str, nn.Module]:
+        """All nets by what they are for."""
+        named: dict[str, nn.Module | None] = {
+            "f_a": self.defended.classifier,
+            "f_b": self.defended.transform,
+            **{f"surrogate {name}": self.surrogates[name] for name in sorted(self.surrogates)},
+            "imitation": self.imitation,
+        }
+        return {name: net for name, net in named.items() if net is not None}
+
+    def firsts(self) -> list[int]:
+        """Number of the first image of every chunk."""
+        return list(range(0, len(self.x), self.chunk_size))
+
+    def target(self, attack: Attack, first: int) -> Target:
+        """What ``attack`` is given of the chunk that begins with image ``first``."""
+        rows = slice(first, first + self.chunk_size)
+        # by its name: an attack draws the same whatever else is in the preset
+        seed = derived_seed(self.seed, _ATTACK, zlib.crc32(attack.name.encode()), first)
+        # copies: what an attack writes into must neither be what it is judged by nor the caller's
+        x, y, others = self.x[rows].clone(), self.y[rows].clone(), self.x.clone()
+        return Target(self.defended, x, y, self.threat, seed, self.surrogates, others, self.imitation)
+
+    @contextmanager
+    def draws(self, first: int) -> Iterator[None]:
+        """Fresh draws of D, or the one that the attacker of this chunk knows."""
+        if not self.fixed_draw:
+            yield
+            return
+        with self.defended.frozen(derived_seed(self.seed, _FIXED_DRAW, first)):
+            yield
+
+
+def run_all(
+    plan: Plan, attacks: list[Attack], folder: RunFolder, progress: Progress | None, shards: Shards
+) -> tuple[list[AttackResult], dict[str, list[Chunk]]]:
+    """Every attack on every chunk; results in order, and the chunks of those that have numbers."""
+    results: list[AttackResult] = []
+    chunks: dict[str, list[Chunk]] = {}
+    reasons = [attack.missing(plan.target(attack, 0)) for attack in attacks]
+    total, done = len(plan.x) * reasons.count(None), 0
+    for attack, reason in zip(attacks, reasons, strict=True):
+        if reason is not None:
+            results.append(AttackResult(attack.name, attack.kind, attack.toolkit, f"not run: {reason}"))
+            continue
+        report = None if progress is None else partial(_report, progress, attack.name, done, total)
+        made = shards.everyones(_my_chunks(plan, attack, folder, report, shards))
+        failures = [f"failed: {outcome}" for _, outcome in sorted(made, key=_first) if isinstance(outcome, str)]
+        if failures:
+            results.append(AttackResult(attack.name, attack.kind, attack.toolkit, failures[0]))
+        else:
+            chunks[attack.name] = [outcome for _, outcome in sorted(made, key=_first) if isinstance(outcome, Chunk)]
+            results.append(_result(plan, attack, chunks[attack.name]))
+        done += len(plan.x)
+        if progress is not None:
+            progress(attack.name, done, total)
+    return results, chunks
+
+
+def _my_chunks(
+    plan: Plan,
+    attack: Attack,
+    folder: RunFolder,
+    report: Callable[[int], None] | None,
+    shards: Shards,
+) -> list[tuple[int, Chunk | str]]:
+    """This process's share; where the attack fails, the error for the chunk, and no further."""
+    made: list[tuple[int, Chunk | str]] = []
+    for first in shards.mine(plan.firsts()):
+        if report is not None:
+            report(first)
+        try:
+            made.append((first, folder.get(attack.name, first, partial(_run_chunk, plan, attack, first))))
+        except _AttackError as failure:
+            error = failure.__cause__
+            logger.warning("%s failed", attack.name, exc_info=error)
+            return [*made, (first, f"{type(error).__name__}: {error}")]
+    return made
+
+
+def _report(progress: Progress, name: str, done: int, total: int, first: int) -> None:
+    progress(name, done + first, total)
+
+
+def _first(numbered: tuple[int, Chunk | str]) -> int:
+    return numbered[0]
+
+
+class _AttackError(Exception):
+    """An attack raised; anything else that goes wrong (a full disk) ends the evaluation: it must not pass for a weak attack."""
+
+
+def _run_chunk(plan: Plan, attack: Attack, first: int) -> Chunk:
+    with plan.draws(first):
+        target, begin = plan.target(attack, first), time.perf_counter()
+        plan.defended.eval()
+        try:
+            raw = attack.run(target).detach()
+            clean = plan.target(attack, first)
+            if raw.shape != clean.x.shape:
+                raise ValueError(f"expected attacked images of shape {tuple(clean.x.shape)}, got {tuple(raw.shape)}")
+            attacked = clean.project(raw)
+        except Exception as error:  # a toolkit's attack may raise anything; the others still count
+            raise _AttackError from error
+        seconds = time.perf_counter() - begin
+        selection = predictions(plan.defended, attacked, plan.nb_selection_draws, plan.seed, SELECTION, first)
+        scoring = predictions(plan.defended, attacked, plan.nb_draws, plan.seed, SCORING, first)
+    # like chunks that are read again, on the CPU
+    return Chunk(
+        attacked.cpu(), selection.cpu(), scoring.cpu(), target.queries.forward, target.queries.backward, seconds
+    )
+
+
+def _result(plan: Plan, attack: Attack, chunks: list[Chunk]) -> AttackResult:
+    scoring = torch.cat([c.scoring for c in chunks]).to(plan.y.device)
+    pairs = zip(chunks, plan.x.split(plan.chunk_size), strict=True)
+    return AttackResult.counted(
+        attack.name,
+        attack.kind,
+        attack.toolkit,
+        count(scoring, plan.y, plan.seed),
+        forward=sum(c.forward for c in chunks) / len(plan.x),
+        backward=sum(c.backward for c in chunks) / len(plan.x),
+        seconds=sum(c.seconds for c in chunks),
+        max_distance=max(float((c.attacked.to(x) - x).abs().max()) for c, x in pairs),
+    )
+
+
+def worst_case(plan: Plan, chunks: dict[str, list[Chunk]]) -> tuple[AttackResult, list[str]]:
+    """Per image the worst attack, chosen on the selection draws, scored on the scoring draws; and its name."""
+    names = list(chunks)
+    right = [
+        (torch.cat([c.selection for c in chunks[n]]).to(plan.y) == plan.y[:, None]).double().mean(1) for n in names
+    ]
+    best = choose(torch.stack(right))
+    scoring = torch.stack([torch.cat([c.scoring for c in chunks[n]]) for n in names]).to(plan.y.device)
+    picked = scoring[best, torch.arange(len(best), device=best.device)]
+    worst = AttackResult.counted(WORST, "worst case", "all", count(picked, plan.y, plan.seed))
+    return worst, [names[i] for i in best.tolist()]

@@ -1,0 +1,176 @@
+"""L6: the folder of a run: its manifest, and one file for each attack and chunk of images, so that a killed run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What is kept of one attack on one chunk of images.
+
+    Attributes:
+        attacked: images (n, C, H, W).
+        selection, scoring: predicted classes (n, draws).
+        forward, backward: passes spent on the chunk.
+        seconds: spent on it.
+    """
+
+    attacked: Tensor
+    selection: Tensor
+    scoring: Tensor
+    forward: int
+    backward: int
+    seconds: float
+
+
+class RunFolder:
+    """``folder`` with ``manifest.json`` and ``chunks/``, for one evaluation; with ``folder=None`` nothing is kept."""
+
+    def __init__(self, folder: Path | None, fingerprint: str) -> None:
+        self.folder, self.fingerprint = folder, fingerprint
+
+    def claim(self, settings: dict[str, Any], *, restart: bool) -> None:
+        """Write the manifest, or see that the one there is of this very evaluation.
+
+        Args:
+            settings: what a reader wants to know of the run.
+            restart: throw away what is there.
+
+        Raises:
+            ValueError: if the folder holds another evaluation; says what differs.
+        """
+        if self.folder is None:
+            return
+        path = self.folder / "manifest.json"
+        if restart:
+            for old in (path, self.folder / "evaluation.json", *self.folder.glob("chunks/*.safetensors")):
+                old.unlink(missing_ok=True)
+        found = _read_manifest(path)
+        if found is not None and found.get("fingerprint") != self.fingerprint:
+            raise ValueError(
+                f"{self.folder} holds another evaluation ({_difference(found, settings)}): "
+                "expected another folder, or restart"
+            )
+        if found is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            write_json(path, {**settings, "started": started})
+
+    def get(self, attack: str, first: int, make: Callable[[], Chunk]) -> Chunk:
+        """The stored chunk that begins with image ``first``; where there is none, what ``make`` returns, stored."""
+        if self.folder is None:
+            return make()
+        path = _chunk_path(self.folder, attack, first)
+        stored = self._load(path, attack)
+        if stored is None:
+            stored = make()
+            self._save(path, attack, stored)
+        return stored
+
+    def _load(self, path: Path, attack: str) -> Chunk | None:
+        """``None`` where there is nothing of this evaluation; what can't be used is named before it is made again."""
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                meta = file.metadata() or {}
+                if (meta.get("fingerprint"), meta.get("attack")) != (self.fingerprint, attack):
+                    logger.warning("%s is of another evaluation or attack: computed again", path)
+                    return None
+                return Chunk(
+                    file.get_tensor("attacked"),
+                    file.get_tensor("selection"),
+                    file.get_tensor("scoring"),
+                    int(meta["forward"]),
+                    int(meta["backward"]),
+                    float(meta["seconds"]),
+                )
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            logger.warning("%s is damaged (%s): computed again", path, error)
+            return None
+
+    def _save(self, path: Path, attack: str, chunk: Chunk) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {k: getattr(chunk, k).cpu().contiguous() for k in ("attacked", "selection", "scoring")}
+        metadata = {k: str(getattr(chunk, k)) for k in ("forward", "backward", "seconds")}
+        scratch = path.with_suffix(".partial")
+        save_file(tensors, scratch, metadata={**metadata, "attack": attack, "fingerprint": self.fingerprint})
+        scratch.replace(path)
+
+
+def read_attacked(folder: Path, attack: str, chunk_size: int, image: int) -> Tensor:
+    """The attacked image (C, H, W) number ``image`` of a finished run in ``folder``."""
+    first = image - image % chunk_size
+    with safe_open(_chunk_path(folder, attack, first), framework="pt") as file:
+        attacked: Tensor = file.get_slice("attacked")[image - first : image - first + 1]
+    return attacked[0]
+
+
+def _chunk_path(folder: Path, attack: str, first: int) -> Path:
+    return folder / "chunks" / f"{slug(attack)}-{first:05d}.safetensors"
+
+
+def fingerprint(settings: dict[str, Any]) -> str:
+    """sha256 of everything that a result depends on; tensors by their own."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def tensors_sha256(tensors: Iterable[Tensor]) -> str:
+    """sha256 of shapes, types and values."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(str((tensor.shape, tensor.dtype)).encode())
+        # as bytes: numpy has no bfloat16
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".partial")
+    scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    scratch.replace(path)
+
+
+def slug(name: str) -> str:
+    """``name`` as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"damaged manifest {path}: {error}: expected another folder, or restart") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    names = [name for name in wanted if name in found and found[name] != wanted[name] and name not in _INCIDENTAL]
+    hashes = found.get("sha256", {})
+    tensors = [name for name, value in wanted["sha256"].items() if hashes.get(name) != value]
+    told = [f"{name}: {found[name]!r} there, {wanted[name]!r} here" for name in names if name != "sha256"]
+    return ", ".join([*told, *(f"other {name}" for name in tensors)])
+
+
+# What may differ between runs that go on from one another, or says nothing to a reader.
+_INCIDENTAL = ("fingerprint", "command", "versions", "python", "device", "threads", "preset", "nets")
