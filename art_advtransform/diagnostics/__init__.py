@@ -1,0 +1,66 @@
+"""L6: the nineteen checks of an evaluation, each a function of a :class:`Case` that returns a :class:`Verdict`.
+
+To add one, decorate a function with :func:`~art_advtransform.diagnostics.case.check` in a module that is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from art_advtransform.diagnostics import (  # noqa: F401 - they register their checks
+    attack,
+    binarisation,
+    comparisons,
+    faults,
+    gradients,
+    transformation,
+)
+from art_advtransform.diagnostics.case import CHECKS, Case, Verdict
+from art_advtransform.evaluation import left_as_found
+
+__all__ = ["CHECKS", "Case", "Verdict", "diagnose"]
+
+
+def diagnose(
+    case: Case, numbers: Collection[int] | None = None, progress: Callable[[str, int, int], None] | None = None
+) -> dict[int, Verdict]:
+    """Run the checks, in order.
+
+    Args:
+        case: what is checked; its networks are left in the mode they came in.
+        numbers: which; ``None``: all.
+        progress: called with (what is checked, checks done, all checks).
+
+    Returns:
+        A verdict for every number.
+
+    Raises:
+        ValueError: if a number is unknown.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from art_advtransform import DefendedModel
+        >>> from art_advtransform.config import ThreatModel
+        >>> blind = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+        >>> _ = nn.init.zeros_(blind[1].weight)
+        >>> x, y = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 0])
+        >>> case = Case(DefendedModel(blind, None), x, y, ThreatModel(), max_iter=5)
+        >>> diagnose(case, [4])[4].status
+        'fail'
+    """
+    wanted = sorted(CHECKS) if numbers is None else sorted(numbers)
+    unknown = [number for number in wanted if number not in CHECKS]
+    if unknown:
+        raise ValueError(f"unknown check {unknown[0]}; known: {', '.join(map(str, sorted(CHECKS)))}")
+    networks = [case.defended, *([] if case.undefended is None else [case.undefended])]
+    found: dict[int, Verdict] = {}
+    with left_as_found(*networks):
+        for done, number in enumerate(wanted):
+            name, function = CHECKS[number]
+            if progress is not None:
+                progress(f"{number}. {name}", done, len(wanted))
+            found[number] = function(case)
+        if progress is not None:
+            progress("done", len(wanted), len(wanted))
+    return found

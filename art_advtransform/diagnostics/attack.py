@@ -1,0 +1,127 @@
+"""L6: checks of the attack: 6 silent success, 7 convergence, 8 success on its own model, 9 and 10 budgets, 11 effort."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from art_advtransform.diagnostics.case import Case, Verdict, check, verdict
+
+_SHARE = 0.05
+_RISING = 0.05
+_UNBOUNDED = 0.02
+_SWEEP = (0, 2, 4, 8, 16, 32, 64)  # of 255
+_POINT = 0.01
+# Iterates whose success is looked at.
+_LOOKED_AT = 8
+
+
+@check(6, "no success is lost on the way")
+def silent_success(case: Case) -> Verdict:
+    """Images that some iterate gets wrong in most draws, but the end does not (Pintor et al. 2021, indicator 3)."""
+    iterates = case.path.iterates
+    numbers = sorted({round(k * (len(iterates) - 1) / _LOOKED_AT) for k in range(_LOOKED_AT + 1)})
+    project = case.target(0).project
+    on_the_way = torch.stack([case.shares(project(iterates[k]), select=True) < 0.5 for k in numbers]).any(0)
+    lost = float((on_the_way & (case.shares(case.x_adv) >= 0.5)).double().mean())
+    return verdict(
+        lost <= _SHARE,
+        f"{100 * lost:.1f} % of the images are wrong in most draws on the way (at {len(numbers)} of {len(iterates)} "
+        f"iterates), and right at the end",
+        share=lost,
+    )
+
+
+@check(7, "the attack has converged")
+def convergence(case: Case) -> Verdict:
+    """The loss no longer rises over the last fifth of the steps (Pintor et al. 2021, indicator 4)."""
+    by_step = case.path.losses.mean(1)
+    part = max(len(by_step) // 10, 1)
+    before, last = by_step[-2 * part : -part], by_step[-part:]
+    rise = float((last.mean() - before.mean()) / before.mean().abs().clamp_min(1e-12)) if len(before) else float("inf")
+    curve = [(float(t), float(loss)) for t, loss in enumerate(by_step)]
+    result = verdict(
+        rise <= _RISING,
+        f"over the last {part} of {len(by_step)} steps the loss rises by {100 * rise:.1f} % of itself",
+        rise=rise,
+    )
+    return Verdict(result.status, result.reason, result.figures, {"loss along the attack": curve})
+
+
+@check(8, "what fools the model that the attack sees fools the model")
+def own_model(case: Case) -> Verdict:
+    """Images wrong on the attack's own draws and backward model, right in most fresh draws (indicator 5)."""
+    fails = float((case.path.fooled & (case.shares(case.x_adv) >= 0.5)).double().mean())
+    return verdict(
+        fails <= _SHARE,
+        f"{100 * fails:.1f} % of the images fool what the attack differentiates, but not fresh draws",
+        share=fails,
+    )
+
+
+@check(9, "an unbounded budget reaches every image")
+def unbounded(case: Case) -> Verdict:
+    """Accuracy under the same attack with the whole range as the budget (indicator 6)."""
+    low, high = case.threat.clip_values
+    accuracy = case.accuracy(case.attacked(9, threat=replace(case.threat, eps=high - low)))
+    return verdict(
+        accuracy <= _UNBOUNDED,
+        f"with a budget of {high - low:g} accuracy falls to {100 * accuracy:.1f} %",
+        accuracy=accuracy,
+    )
+
+
+@check(10, "accuracy falls with the budget, down to chance")
+def budget_sweep(case: Case) -> Verdict:
+    """Budgets of 0 to 64/255: no rise beyond the noise of the draws, and no better than chance at the end."""
+    curve = []
+    for size in _SWEEP:
+        if size == 0:
+            accuracy = case.accuracy(case.x)
+        else:
+            accuracy = case.accuracy(case.attacked(10, size, threat=replace(case.threat, eps=size / 255)))
+        curve.append((size / 255, accuracy))
+    rises = max(b[1] - a[1] for a, b in pairwise(curve))
+    chance = 1 / case.target(10).nb_classes
+    ok = rises <= max(_POINT, case.noise()) and curve[-1][1] <= chance + case.noise()
+    result = verdict(
+        ok,
+        f"accuracy goes from {100 * curve[0][1]:.1f} % to {100 * curve[-1][1]:.1f} % at {_SWEEP[-1]}/255 (chance "
+        f"{100 * chance:.0f}); its largest rise is {100 * max(rises, 0):.1f} points",
+        rise=rises,
+        end=curve[-1][1],
+    )
+    return Verdict(result.status, result.reason, result.figures, {"accuracy against budget": curve})
+
+
+@check(11, "more effort changes little, less changes much")
+def effort(case: Case) -> Verdict:
+    """One step is no better than many; twice the steps, the draws or the starts gain less than a point, or than the noise."""
+    base = case.accuracy(case.x_adv)
+    accuracies = {
+        "one step": case.accuracy(case.attacked(11, 0, max_iter=1)),
+        "twice the steps": case.accuracy(case.attacked(11, 1, max_iter=2 * case.max_iter)),
+        "twice the draws": case.accuracy(case.attacked(11, 2, eot_samples=2 * case.eot_samples)),
+        "twice the starts": _best_of_two(case, case.x_adv, case.attacked(11, 3)),
+    }
+    tolerance = max(_POINT, case.noise())
+    gains = {name: base - accuracy for name, accuracy in accuracies.items()}
+    ok = gains["one step"] <= tolerance and all(gain <= tolerance for gain in gains.values())
+    told = ", ".join(f"{name} {100 * accuracy:.1f} %" for name, accuracy in accuracies.items())
+    result = verdict(ok, f"accuracy {100 * base:.1f} %; with {told}", base=base, **accuracies)
+    by_draws = [
+        (float(draws), case.accuracy(case.attacked(11, 4, draws, eot_samples=draws)))
+        for draws in sorted({1, max(case.eot_samples // 2, 1)})
+    ]
+    by_draws += [(float(case.eot_samples), base), (2.0 * case.eot_samples, accuracies["twice the draws"])]
+    curves = {"accuracy against EOT draws": sorted(dict(by_draws).items())} if case.defended.randomized else {}
+    return Verdict(result.status, result.reason, result.figures, curves)
+
+
+def _best_of_two(case: Case, first: Tensor, second: Tensor) -> float:
+    """Accuracy where the worse of two results is chosen for each image, on draws that don't score."""
+    worse = case.shares(second, select=True) < case.shares(first, select=True)
+    return case.accuracy(torch.where(worse.view(-1, 1, 1, 1).to(first.device), second, first))

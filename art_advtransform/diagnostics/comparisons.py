@@ -1,0 +1,126 @@
+"""L6: checks against other attacks and models: 13 known draws, 14 black box, 15 random corners, 16 positive controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from art_advtransform.attacks.torchattacks_attacks import square
+from art_advtransform.defended import DefendedModel
+from art_advtransform.diagnostics.case import Case, Verdict, check, not_applicable, verdict
+
+_FLAG = 0.002  # AutoAttack's
+_POINT = 0.01
+_SEEDS = 3
+_CONTROL = 0.02
+
+
+@check(13, "a draw that the attacker knows is no harder")
+def known_draw(case: Case) -> Verdict:
+    """Accuracy with one D fixed for all images and known to the attacker, over three of them."""
+    if not case.defended.randomized:
+        return not_applicable("the model is not randomised")
+    fresh, known = case.accuracy(case.x_adv), []
+    for seed in range(_SEEDS):
+        with case.defended.frozen(seed) as model:
+            known.append(case.accuracy(case.attacked(13, seed, model=model, eot_samples=1), model))
+    mean = sum(known) / _SEEDS
+    return verdict(
+        mean <= fresh + max(_POINT, case.noise()),
+        f"accuracy {100 * mean:.1f} % where D is known, {100 * fresh:.1f} % where it is fresh",
+        known=mean,
+        fresh=fresh,
+    )
+
+
+@check(14, "a black box finds nothing that the white box missed")
+def black_box(case: Case) -> Verdict:
+    """Per image the worse of the attack and Square: lower by more than 0.2 points, and the noise of the draws, is a flag."""
+    attack, target = square(case.nb_queries), case.target(14)
+    reason = attack.missing(target)
+    if reason is not None:
+        return not_applicable(reason)
+    other = target.project(attack.run(target).detach())
+    white, black = case.accuracy(case.x_adv), case.accuracy(other)
+    worse = case.shares(other, select=True) < case.shares(case.x_adv, select=True)
+    both = float(torch.where(worse, case.shares(other), case.shares(case.x_adv)).mean())
+    return verdict(
+        white - both <= max(_FLAG, case.noise()),
+        f"white box {100 * white:.1f} %, Square with {case.nb_queries} queries {100 * black:.1f} %, the worse of both for each "
+        f"image {100 * both:.1f} %",
+        white=white,
+        black=black,
+        both=both,
+    )
+
+
+@check(15, "random corners are worse than the attack")
+def random_corners(case: Case) -> Verdict:
+    """Corners of the budget: the one with the highest loss in a single draw stands for the search."""
+    n, each = len(case.x), max(case.nb_corners // len(case.x), 1)
+    target = case.target(15)
+    view, generator = target.view(), target.generator(0)
+    best, highest = case.x.clone(), torch.full((n,), -torch.inf, dtype=case.x.dtype, device=case.x.device)
+    with torch.no_grad():
+        for _ in range(each):
+            signs = torch.randint(0, 2, case.x.shape, generator=generator).to(case.x) * 2 - 1
+            corner = target.project(case.x + case.threat.eps * signs)
+            loss = nn.functional.cross_entropy(view(corner), case.y, reduction="none")
+            better = loss > highest
+            best[better], highest[better] = corner[better], loss[better]
+    corners, attacked = case.accuracy(best), case.accuracy(case.x_adv)
+    return verdict(
+        attacked <= corners + case.noise(),
+        f"accuracy {100 * corners:.1f} % at the best of {each} corners for each image, {100 * attacked:.1f} % under the attack",
+        corners=corners,
+        attacked=attacked,
+    )
+
+
+@check(16, "the same code breaks what has no defence")
+def positive_controls(case: Case) -> Verdict:
+    """An undefended net, and one behind a quantisation by signs, or a clip, attacked with the identity as their backward rule.
+
+    At twice the budget, since one that just breaks the defence may leave an undefended net an image or two.
+    """
+    if case.undefended is None:
+        return not_applicable("needs an undefended net")
+    low, high = case.threat.clip_values
+    margin, threat = 0.05 * (high - low), replace(case.threat, eps=2 * case.threat.eps)
+    controls: dict[str, nn.Module] = {
+        "alone": case.undefended,
+        "behind a sign": nn.Sequential(StraightThrough(_by_signs), case.undefended),
+        "behind a clip": nn.Sequential(
+            StraightThrough(lambda x: x.clamp(low + margin, high - margin)), case.undefended
+        ),
+    }
+    found = {}
+    for number, (name, net) in enumerate(controls.items()):
+        model = DefendedModel(net.eval(), None)
+        found[name] = case.accuracy(case.attacked(16, number, model=model, eot_samples=1, threat=threat), model)
+    told = ", ".join(f"{name} {100 * accuracy:.1f} %" for name, accuracy in found.items())
+    return verdict(
+        max(found.values()) <= _CONTROL, f"accuracy of an undefended net at twice the budget: {told}", **found
+    )
+
+
+class StraightThrough(nn.Module):
+    """``function``, with the identity as its derivative."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return x + (self.function(x) - x).detach()
+
+
+def _by_signs(x: Tensor, levels: int = 8) -> Tensor:
+    """x in ``levels`` levels, as a sum of signs, whose derivative is zero."""
+    thresholds = (torch.arange(levels - 1, device=x.device, dtype=x.dtype) + 0.5) / (levels - 1)
+    above: Tensor = torch.stack([torch.sign(x - threshold) for threshold in thresholds]).sum(0)
+    return 0.5 + 0.5 * above / (levels - 1)

@@ -1,0 +1,65 @@
+"""L6: an attack that shows its path, for the checks that look at more than where it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from art_advtransform.attacks.base import Target
+from art_advtransform.defended import DefendedModel
+from art_advtransform.transform import random_start
+
+
+@dataclass(frozen=True)
+class Path:
+    """An attack from its start to its end.
+
+    Attributes:
+        iterates: T + 1 tensors (n, C, H, W), the start first.
+        losses: the loss that the attack climbs, at the first T iterates, on its own draws, (T, n).
+        x_adv: what it returns, (n, C, H, W).
+        fooled: whether what the attack differentiates, on the attack's own draws, gets ``x_adv`` wrong, (n,).
+    """
+
+    iterates: list[Tensor]
+    losses: Tensor
+    x_adv: Tensor
+    fooled: Tensor
+
+
+# (target, max_iter, eot_samples) to a path.
+PathAttack = Callable[[Target, int, int], Path]
+
+
+def eot_pgd(target: Target, max_iter: int, eot_samples: int) -> Path:
+    """PGD along BPDA-I gradients with EOT, steps of max(2.5 eps / max_iter, eps / 10) from a random start."""
+    view, threat = target.view(eot_samples=eot_samples), target.threat
+    eps_step = max(2.5 * threat.eps / max_iter, threat.eps / 10)
+    x_adv = target.project(target.x + random_start(target.x.cpu(), threat.eps, target.generator(2)).to(target.x))
+    iterates, losses = [x_adv], []
+    for _ in range(max_iter):
+        loss, gradient = loss_and_gradient(view, x_adv, target.y)
+        x_adv = target.project(x_adv + eps_step * gradient.sign())
+        iterates.append(x_adv)
+        losses.append(loss)
+    with torch.no_grad():
+        fooled = view(x_adv).argmax(1) != target.y
+    return Path(iterates, torch.stack(losses), x_adv, fooled)
+
+
+def loss_and_gradient(model: DefendedModel, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of every image (n,), and its gradient, shape of ``x``."""
+    x = x.detach().requires_grad_()
+    loss = F.cross_entropy(model(x), y, reduction="none")
+    (gradient,) = torch.autograd.grad(loss.sum(), x)
+    return loss.detach(), gradient
+
+
+def losses(model: DefendedModel, x: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of every image (n,)."""
+    with torch.no_grad():
+        return F.cross_entropy(model(x), y, reduction="none")

@@ -1,0 +1,303 @@
+"""The nineteen checks: each passes where all is well, and fails on a model or an attack that was built to fail it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from art_advtransform.attacks.base import Target
+from art_advtransform.backward import Draw, GradientEstimator
+from art_advtransform.config import ThreatModel
+from art_advtransform.defended import DefendedModel
+from art_advtransform.diagnostics import CHECKS, Case, diagnose, faults
+from art_advtransform.diagnostics.paths import Path, eot_pgd
+from art_advtransform.gradients import GRADIENTS
+from art_advtransform.layer import LLPGDTransform
+from art_advtransform.pretrained import load_pretrained
+from tests.evaluations import Coin, drifting
+from tests.models import defended, digits_target, global_state_untouched, undefended
+
+FEW: dict[str, Any] = {"max_iter": 20, "eot_samples": 4, "nb_draws": 8, "nb_corners": 200, "nb_queries": 100}
+
+
+def digits_case(model: DefendedModel | None = None, n: int = 12, **more: Any) -> Case:
+    """The bundled defended net, or ``model``, on images that it gets right."""
+    target = digits_target(defended() if model is None else model, 30)
+    with torch.no_grad():
+        right = target.defended.eval()(target.x).argmax(1) == target.y
+    x, y = target.x[right][:n], target.y[right][:n]
+    net = load_pretrained("digits/undefended")
+    return Case(target.defended, x, y, target.threat, undefended=net, **{**FEW, **more})
+
+
+def status(case: Case, number: int) -> str:
+    found = diagnose(case, [number])[number]
+    assert found.reason
+    assert not found.reason.startswith(" ")
+    return found.status
+
+
+# ---- where all is well
+
+# a small budget leaves some images right, so that the randomised model's noise is in the numbers
+HEALTHY_DEFENDED = (1, 2, 3, 4, 6, 8, 9, 12, 13, 15, 16, 17, 18, 19)
+HEALTHY_UNDEFENDED = (1, 2, 4, 6, 7, 8, 9, 10, 11, 14, 15, 16, 17, 19)
+
+
+@pytest.mark.parametrize("number", HEALTHY_DEFENDED)
+def test_a_defended_net_passes(number: int) -> None:
+    assert status(digits_case(), number) == "pass"
+
+
+@pytest.mark.parametrize("number", HEALTHY_UNDEFENDED)
+def test_an_undefended_net_passes(number: int) -> None:
+    assert status(digits_case(undefended()), number) == "pass"
+
+
+def test_a_smooth_net_s_loss_is_no_noise() -> None:
+    layer = nn.Linear(64, 10)
+    nn.init.normal_(layer.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    smooth = nn.Sequential(nn.Flatten(), layer)
+    target = digits_target(DefendedModel(smooth, None), 12)
+    assert status(Case(target.defended, target.x, target.y, target.threat, **FEW), 5) == "pass"
+
+
+# ---- models built to fail
+
+
+class Wrapped(nn.Module):
+    """The undefended digits net with something done to it."""
+
+    def __init__(self, change: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.change = load_pretrained("digits/undefended"), change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self.net, x)
+
+
+def wrapped(change: Callable[[nn.Module, Tensor], Tensor]) -> DefendedModel:
+    return DefendedModel(Wrapped(change), None).eval()
+
+
+def of_its_batch(net: nn.Module, x: Tensor) -> Tensor:
+    logits: Tensor = net(x)
+    return logits + torch.linspace(0, 5, 10) * x.mean()
+
+
+def masked(net: nn.Module, x: Tensor) -> Tensor:
+    """Right, and without a gradient."""
+    logits: Tensor = net(x.detach())
+    return logits + 0 * x.sum()
+
+
+def noisy(net: nn.Module, x: Tensor) -> Tensor:
+    logits: Tensor = net(x)
+    return logits + torch.randn(logits.shape)
+
+
+def rippled(net: nn.Module, x: Tensor) -> Tensor:
+    logits: Tensor = net(x)
+    return logits + 8 * torch.sin(2000 * x.flatten(1)[:, :10])
+
+
+def probabilities(net: nn.Module, x: Tensor) -> Tensor:
+    shares: Tensor = net(x).softmax(1)
+    return shares
+
+
+FAIL_BY_MODEL = {
+    1: of_its_batch,
+    4: masked,
+    5: rippled,
+    9: masked,
+    10: masked,
+    14: masked,
+    15: masked,
+    17: masked,
+}
+
+
+@pytest.mark.parametrize("number", FAIL_BY_MODEL)
+def test_a_model_built_to_fail(number: int) -> None:
+    many = {"nb_queries": 300, "nb_corners": 2000}
+    assert status(digits_case(wrapped(FAIL_BY_MODEL[number]), **many), number) == "fail"
+
+
+@pytest.mark.parametrize("change", [noisy, probabilities])
+def test_what_autoattack_would_say_of_what_a_model_hides(change: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    assert status(digits_case(wrapped(change)), 19) == "fail"
+
+
+def test_gradients_of_a_coin_do_not_agree() -> None:
+    x = torch.rand(8, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    case = Case(drifting(Coin()), x, torch.arange(8) % 2, ThreatModel(0.1), **FEW)
+    found = diagnose(case, [5, 12])
+    assert [verdict.status for verdict in found.values()] == ["fail", "fail"]
+    assert [draws for draws, _ in found[12].curves["cosine"]] == [1, 2, 4, 8]
+    assert abs(found[12].figures["cosine"]) < 0.5
+
+
+class Doubled(GradientEstimator):
+    def pullback(self, draw: Draw, v: Tensor) -> Tensor:
+        return 2 * v
+
+
+class Stretched(LLPGDTransform):
+    def forward(self, x: Tensor, start: Tensor | None = None) -> Tensor:
+        g: Tensor = super().forward(x, start)
+        return g + x
+
+
+def test_a_jacobian_that_is_not_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    f_b = load_pretrained("digits/f_b-adversarial")
+    stretched = DefendedModel(load_pretrained("digits/f_a-defended"), Stretched(f_b))
+    assert status(replace(digits_case(), defended=stretched), 3) == "fail"
+    monkeypatch.setitem(GRADIENTS, "identity", Doubled)
+    assert status(digits_case(), 3) == "fail"
+
+
+# ---- attacks built to fail
+
+
+def lazy(target: Target, max_iter: int, eot_samples: int) -> Path:
+    """Does nothing."""
+    clean = [target.x] * (max_iter + 1)
+    fooled = torch.zeros(len(target.x), dtype=torch.bool)
+    return Path(clean, torch.ones(max_iter, len(target.x)), target.x, fooled)
+
+
+def outside(target: Target, max_iter: int, eot_samples: int) -> Path:
+    return replace(lazy(target, max_iter, eot_samples), x_adv=target.x + 1.5 * target.threat.eps)
+
+
+def with_nan(target: Target, max_iter: int, eot_samples: int) -> Path:
+    return replace(lazy(target, max_iter, eot_samples), x_adv=target.x * torch.nan)
+
+
+def forgetful(target: Target, max_iter: int, eot_samples: int) -> Path:
+    """Finds what it looks for, and returns where it came from."""
+    return replace(eot_pgd(target, max_iter, eot_samples), x_adv=target.x)
+
+
+def slow(target: Target, max_iter: int, eot_samples: int) -> Path:
+    """Steps so small that it does not arrive."""
+    small = replace(target, threat=replace(target.threat, eps=target.threat.eps / 10))
+    first = eot_pgd(small, max_iter, eot_samples)
+    rising = torch.linspace(1, 3, max_iter)[:, None].expand(max_iter, len(target.x))
+    return replace(first, losses=rising)
+
+
+def own_draws(target: Target, max_iter: int, eot_samples: int) -> Path:
+    """Thinks that it has succeeded."""
+    return replace(lazy(target, max_iter, eot_samples), fooled=torch.ones(len(target.x), dtype=torch.bool))
+
+
+def worse_with_effort(target: Target, max_iter: int, eot_samples: int) -> Path:
+    return (eot_pgd if max_iter == 1 else lazy)(target, max_iter, eot_samples)
+
+
+def better_with_steps(target: Target, max_iter: int, eot_samples: int) -> Path:
+    return (eot_pgd if max_iter > FEW["max_iter"] else lazy)(target, max_iter, eot_samples)
+
+
+def blind_to_known_draws(target: Target, max_iter: int, eot_samples: int) -> Path:
+    return (lazy if target.defended.is_frozen else eot_pgd)(target, max_iter, eot_samples)
+
+
+FAIL_BY_ATTACK = [
+    (2, outside),
+    (2, with_nan),
+    (6, forgetful),
+    (7, slow),
+    (8, own_draws),
+    (9, lazy),
+    (10, lazy),
+    (11, worse_with_effort),
+    (11, better_with_steps),
+    (13, blind_to_known_draws),
+    (14, lazy),
+    (15, lazy),
+    (16, lazy),
+    (17, lazy),
+]
+
+
+@pytest.mark.parametrize(("number", "attack"), FAIL_BY_ATTACK)
+def test_an_attack_built_to_fail(number: int, attack: Any) -> None:
+    model = defended() if number == 13 else undefended()
+    many = {"nb_queries": 300, "nb_corners": 2000}
+    assert status(digits_case(model, attack=attack, **many), number) == "fail"
+
+
+def test_a_fault_that_makes_the_released_attack_stronger(monkeypatch: pytest.MonkeyPatch) -> None:
+    def accuracy(case: Case, mended: list[str]) -> float:
+        return 0.1 if "label" not in mended and len(mended) == 5 else 0.6
+
+    monkeypatch.setattr(faults, "_accuracy", accuracy)
+    case = digits_case(attack=lazy)
+    found = diagnose(case, [18])[18]
+    assert found.status == "fail"
+    assert (found.figures["only label"], found.figures["mended"]) == (0.1, 0.6)
+
+
+# ---- what does not apply
+
+
+def test_what_does_not_apply(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = replace(digits_case(undefended()), undefended=None)
+    assert {n: status(bare, n) for n in (3, 12, 13, 16, 18)} == dict.fromkeys((3, 12, 13, 16, 18), "not applicable")
+    no_linear = DefendedModel(nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten()), None)
+    assert status(replace(bare, defended=no_linear), 17) == "not applicable"
+    monkeypatch.setitem(__import__("sys").modules, "pyautoattack", None)
+    found = diagnose(bare, [19])[19]
+    assert (found.status, found.reason) == (
+        "not applicable",
+        'needs pyautoattack: pip install "art-advtransform[diagnose]"',
+    )
+
+
+# ---- the run of them
+
+
+def test_all_nineteen_are_there_in_order() -> None:
+    assert sorted(CHECKS) == list(range(1, 20))
+    news: list[tuple[str, int, int]] = []
+    found = diagnose(digits_case(n=3), [7, 2], lambda *n: news.append(n))
+    assert list(found) == [2, 7]
+    assert [(done, total) for _, done, total in news] == [(0, 2), (1, 2), (2, 2)]
+    with pytest.raises(ValueError, match="unknown check 20; known: 1, 2, 3"):
+        diagnose(digits_case(n=3), [1, 20])
+
+
+def test_checks_leave_nothing_behind() -> None:
+    few: dict[str, Any] = {"max_iter": 6, "eot_samples": 2, "nb_draws": 3, "nb_corners": 9, "nb_queries": 5}
+    case = digits_case(n=3, **few)
+    case.defended.classifier.train()
+    weights = {name: value.clone() for name, value in case.defended.state_dict().items()}
+    with global_state_untouched():
+        first = diagnose(case)
+    assert case.defended.classifier.training
+    assert all(torch.equal(value, weights[name]) for name, value in case.defended.state_dict().items())
+    assert all(p.grad is None for p in case.defended.parameters())
+    torch.manual_seed(5)
+    again = diagnose(digits_case(n=3, **few))
+    assert first == again  # the same seed, the same verdicts
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"defended": nn.Identity()}, TypeError, "expected a DefendedModel, got Identity"),
+        ({"y": torch.zeros(2, dtype=torch.int64)}, ValueError, "as many labels as images"),
+        ({"nb_draws": 0}, ValueError, "expected nb_draws >= 1, got 0"),
+    ],
+)
+def test_bad_cases(wrong: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        replace(digits_case(n=3), **wrong)
