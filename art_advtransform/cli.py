@@ -1,23 +1,20 @@
-"""L8: art-advtransform train | evaluate | report | show."""
+"""L8: art-advtransform train | evaluate | diagnose | report | show."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     import torch
 
-    from art_advtransform.records import Evaluation
+    from art_advtransform.config import ThreatModel
 
 app = typer.Typer(
     help="Adversarial transformation (Xiao & Zheng 2020): train nets, attack them, look at g(x).",
@@ -25,7 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # brackets are mathematics here
 )
-console = Console()
 
 Dataset = Annotated[str, typer.Option(help="digits, cifar10, tiny_imagenet or fashion_mnist.")]
 DataRoot = Annotated[
@@ -33,6 +29,10 @@ DataRoot = Annotated[
 ]
 Download = Annotated[bool, typer.Option(help="Let torchvision fetch missing data (CIFAR-10, Fashion-MNIST).")]
 Seed = Annotated[int, typer.Option(help="Of every draw.", min=0)]
+Eps = Annotated[float | None, typer.Option(help="L-inf budget; default: 8/255, for digits 2/16.")]
+NetsFolder = Annotated[
+    Path | None, typer.Option("--nets", help="Folder of nets that `train` wrote; default: the bundled ones.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: a GPU if there is one.")]
 FB = Annotated[
     str | None, typer.Option("--f-b", help="f_b: a bundled name, a folder, or reference:<the authors' checkpoint>.")
@@ -66,6 +66,7 @@ def train(
     from art_advtransform.datasets import load_dataset
     from art_advtransform.pretrained import read_card
     from art_advtransform.recipes import SMOKE_IMAGES, preset_nets
+    from art_advtransform.terminal import bar, bars, console
     from art_advtransform.train_nets import Options, train_nets
 
     preset_nets(dataset, preset)  # refuses unknown names before anything is loaded
@@ -73,95 +74,146 @@ def train(
     images = [load_dataset(dataset, split, data_root, download=download) for split in ("train", "test")]
     if preset == "smoke":
         images = [split.sample(SMOKE_IMAGES) for split in images]
-    with _bars() as bars:
-        options = Options(preset, redraw_every, resume, mixed_precision, tensorboard, partial(_bar, bars))  # type: ignore[arg-type]
+    with bars() as shown:
+        options = Options(preset, redraw_every, resume, mixed_precision, tensorboard, partial(bar, shown))  # type: ignore[arg-type]
         folders = train_nets(dataset, images[0], images[1], out, net, options)
     for name, folder in folders.items():
         card = read_card(folder)
         attacked = f", under PGD-20 {100 * card['pgd20_accuracy']:.1f} %" if "pgd20_accuracy" in card else ""
-        console.print(
-            f"{name}: test accuracy {100 * card['test_accuracy']:.1f} %{attacked}, {card['draws']} draws, {folder}",
-            soft_wrap=True,
-        )
+        if "test_error" in card:
+            found = f"distance to g {card['test_error']:.4f} (training images: {card['train_error']:.4f})"
+        else:
+            found = f"test accuracy {100 * card['test_accuracy']:.1f} %{attacked}"
+        console.print(f"{name}: {found}, {card['draws']} draws, {folder}", soft_wrap=True)
 
 
 @app.command()
 def evaluate(
     dataset: Dataset = "digits",
-    preset: Annotated[str, typer.Option(help="Which attacks: smoke or quick.")] = "quick",
+    preset: Annotated[str, typer.Option(help="Which attacks: smoke, quick or paper; see --list.")] = "quick",
     images: Annotated[int, typer.Option(help="Test images.", min=1)] = 100,
     draws: Annotated[int, typer.Option(help="Draws of D that score each attacked image.", min=1)] = 100,
-    eps: Annotated[float | None, typer.Option(help="L-inf budget; default: 8/255, for digits 2/16.")] = None,
+    eps: Eps = None,
     seed: Seed = 0,
-    nets: Annotated[
-        Path | None, typer.Option(help="Folder of nets that `train` wrote; default: the bundled ones.")
-    ] = None,
+    known_draw: Annotated[
+        bool, typer.Option(help="Also evaluate the defence with a D that the attacker knows.")
+    ] = True,
+    nets: NetsFolder = None,
     f_b: FB = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default: runs/evaluate-<dataset>.")] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw away what the folder holds, and begin anew.")
+    ] = False,
+    list_attacks: Annotated[bool, typer.Option("--list", help="Only show the attacks of the preset.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of a table.")] = False,
     data_root: DataRoot = None,
     download: Download = False,
     device: Device = None,
 ) -> None:
-    """Attack a defended net beside an undefended one; goes on where it was interrupted."""
+    """Attack a defended net beside an undefended one; goes on where it was interrupted.
+
+    On several GPUs or processes: torchrun --nproc-per-node 2 -m art_advtransform evaluate ...
+    """
     from art_advtransform.attacks.presets import preset_attacks
-    from art_advtransform.config import ThreatModel
     from art_advtransform.datasets import check_dataset, load_dataset
-    from art_advtransform.defended import DefendedModel
-    from art_advtransform.evaluation import evaluate as run
-    from art_advtransform.layer import LLPGDTransform
-    from art_advtransform.pretrained import load_network
-    from art_advtransform.recipes import THREATS
+    from art_advtransform.evaluate_nets import Nets, evaluate_nets
+    from art_advtransform.terminal import attack_table, bar, bars, command_line, console, show_evaluations
 
     # what is cheap to refuse comes before data sets that take a minute to decode
     check_dataset(dataset)
-    preset_attacks(preset)
-    threat = THREATS.get(dataset, ThreatModel()) if eps is None else ThreatModel(eps)
-    home, place = dataset if nets is None else str(nets), _device(device)
-    names = {"f_b": f_b or f"{home}/f_b-adversarial"} | {
-        name: f"{home}/{name}" for name in ("undefended", "f_a-defended", "surrogate")
-    }
-    if not _exists(names["surrogate"]):
-        del names["surrogate"]  # the attacks that need it say so
-    loaded = {role: load_network(name, place) for role, name in names.items()}
+    attacks = preset_attacks(preset)
+    if list_attacks:
+        console.print(attack_table(attacks, preset))
+        return
+    threat, place = _threat(dataset, eps), _device(device)
+    loaded = Nets.load(dataset if nets is None else str(nets), f_b, place)
     test = load_dataset(dataset, "test", data_root, download=download).sample(images)
-    models = {
-        "undefended": DefendedModel(loaded["undefended"], None),
-        "defended": DefendedModel(loaded["f_a-defended"], LLPGDTransform(loaded["f_b"])),
-    }
-    surrogates = {"surrogate": loaded["surrogate"]} if "surrogate" in loaded else {}
-    for model in models.values():
-        model(test.x[:1].to(place))  # of another data set: refused before either is attacked
     out = Path(f"runs/evaluate-{dataset}") if out is None else out
-    evaluations: dict[str, Evaluation] = {}
-    with _bars() as bars:
-        for name, model in models.items():
-            evaluations[name] = run(
-                model,
-                test.x.to(place),
-                test.y.to(place),
-                preset,
-                threat,
-                out=out / name,
-                seed=seed,
-                nb_draws=draws,
-                surrogates=surrogates,
-                progress=_bar(bars, name),
-                about={"dataset": dataset, "nets": names},
-            )
-    _report(evaluations, f"{dataset}, preset {preset}", out)
+    with bars(aside=json_output) as shown:
+        evaluations = evaluate_nets(
+            loaded,
+            test,
+            threat,
+            out,
+            preset=preset,
+            fixed_draw=known_draw,
+            progress=partial(bar, shown),
+            about={"dataset": dataset, "command": command_line()},
+            device=place,
+            seed=seed,
+            nb_draws=draws,
+            restart=restart,
+        )
+    show_evaluations(evaluations, out, as_json=json_output)
+
+
+@app.command()
+def diagnose(
+    dataset: Dataset = "digits",
+    images: Annotated[int, typer.Option(help="Test images.", min=1)] = 40,
+    draws: Annotated[int, typer.Option(help="Draws of D that an accuracy is the mean of.", min=1)] = 20,
+    max_iter: Annotated[int, typer.Option(help="Steps of the attack that is checked.", min=1)] = 40,
+    eot_samples: Annotated[int, typer.Option(help="Its draws a step.", min=1)] = 10,
+    corners: Annotated[int, typer.Option(help="Random corners of the budget, over all images.", min=1)] = 10_000,
+    queries: Annotated[int, typer.Option(help="Of the Square attack, on an image.", min=1)] = 1000,
+    check: Annotated[list[int] | None, typer.Option(help="Only this check (may be repeated).")] = None,
+    eps: Eps = None,
+    seed: Seed = 0,
+    nets: NetsFolder = None,
+    f_b: FB = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; default: that of `evaluate`, whose report then has the checks.")
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON instead of a table.")] = False,
+    data_root: DataRoot = None,
+    download: Download = False,
+    device: Device = None,
+) -> None:
+    """Nineteen checks of the defended net and of the attack on it; ends with 1 where one fails.
+
+    A failed check says that a robust accuracy is not to be believed in this respect, or that the defence is odd.
+    """
+    from art_advtransform.datasets import check_dataset, load_dataset
+    from art_advtransform.diagnostics import Case
+    from art_advtransform.diagnostics import diagnose as run
+    from art_advtransform.evaluate_nets import Nets
+    from art_advtransform.terminal import bar, bars, command_line, show_verdicts
+
+    check_dataset(dataset)
+    threat, place = _threat(dataset, eps), _device(device)
+    loaded = Nets.load(dataset if nets is None else str(nets), f_b, place)
+    test = load_dataset(dataset, "test", data_root, download=download).sample(images)
+    case = Case(
+        loaded.models()["defended"],
+        test.x.to(place),
+        test.y.to(place),
+        threat,
+        seed,
+        loaded.undefended,
+        max_iter=max_iter,
+        eot_samples=eot_samples,
+        nb_draws=draws,
+        nb_corners=corners,
+        nb_queries=queries,
+    )
+    with bars("interrupted: nothing is kept", aside=json_output) as shown:
+        verdicts = run(case, check, bar(shown, "diagnose"))
+    out = Path(f"runs/evaluate-{dataset}") if out is None else out
+    about = {"dataset": dataset, "nets": loaded.names, "command": command_line()}
+    if not show_verdicts(verdicts, case, about, out, as_json=json_output):
+        raise typer.Exit(1)
 
 
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder that `evaluate` wrote.")],
+    json_output: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of a table.")] = False,
 ) -> None:
-    """Print the table of an earlier evaluation, and write its tables and figure again."""
-    from art_advtransform.records import Evaluation
+    """Print the table of an earlier evaluation, and write its page, tables and figures again."""
+    from art_advtransform.evaluate_nets import load_evaluations
+    from art_advtransform.terminal import show_evaluations
 
-    paths = sorted(folder.glob("*/evaluation.json"), reverse=True)
-    if not paths:
-        raise FileNotFoundError(f"no records: looked for */evaluation.json in {folder}")
-    _report({path.parent.name: Evaluation.load(path) for path in paths}, str(folder), folder)
+    show_evaluations(load_evaluations(folder), folder, as_json=json_output)
 
 
 @app.command()
@@ -183,14 +235,15 @@ def show(
     from art_advtransform.figures import check_picture, transform_figure
     from art_advtransform.layer import LLPGDTransform
     from art_advtransform.pretrained import load_network
+    from art_advtransform.terminal import bars, console
 
     out = check_picture(Path(f"runs/show-{dataset}.png") if out is None else out)
     place = _device(device)
     transform = LLPGDTransform(load_network(f_b or f"{dataset}/f_b-adversarial", place))
     x = load_dataset(dataset, "test", data_root, download=download).sample(images).x.to(place)
-    with _bars("interrupted: nothing is kept") as bars:
-        bar = bars.add_task("draws of g(x)", total=draws)
-        expected = expected_g(transform, x, draws, seed, lambda done, _: bars.update(bar, completed=done))
+    with bars("interrupted: nothing is kept") as shown:
+        task = shown.add_task("draws of g(x)", total=draws)
+        expected = expected_g(transform, x, draws, seed, lambda done, _: shown.update(task, completed=done))
     d = distance(expected, x, draws)
     console.print(
         f"distance of E[g(x)] to x over {d.nb_images} images, {d.nb_draws} draws, seed {seed}: "
@@ -203,55 +256,17 @@ def show(
     console.print(f"figure: {path}", soft_wrap=True)
 
 
+def _threat(dataset: str, eps: float | None) -> ThreatModel:
+    from art_advtransform.config import ThreatModel
+    from art_advtransform.recipes import THREATS
+
+    return THREATS.get(dataset, ThreatModel()) if eps is None else ThreatModel(eps)
+
+
 def _device(name: str | None) -> torch.device:
     import torch
 
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def _exists(net: str) -> bool:
-    from art_advtransform.pretrained import read_card
-
-    try:
-        read_card(net)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-@contextmanager
-def _bars(interrupted: str = "interrupted: the same command goes on where it was") -> Iterator[Progress]:
-    """Bars with elapsed and remaining time; an interrupt says how to go on."""
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
-    try:
-        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bars:
-            yield bars
-    except KeyboardInterrupt:
-        console.print(interrupted)
-        raise
-
-
-def _bar(bars: Progress, name: str) -> Callable[[str, int, int], None]:
-    """A bar of ``name`` as the callback (what, done, total)."""
-    bar = bars.add_task(name, total=None)
-    return lambda what, done, total: bars.update(bar, completed=done, total=total, description=f"{name}: {what}")
-
-
-def _report(evaluations: dict[str, Evaluation], title: str, out: Path) -> None:
-    """Print the table, write tables and figure, and say where everything is."""
-    from art_advtransform.figures import accuracy_figure
-    from art_advtransform.report import problems, save_tables, terminal_table
-
-    console.print(terminal_table(evaluations, title))
-    for line in problems(evaluations):
-        console.print(line, style="dim", highlight=False, markup=False)
-    # paths are not broken where the output is narrow: they are copied, and read by other programs
-    console.print("records:", *(str(e.path) for e in evaluations.values()), soft_wrap=True)
-    console.print("tables:", *(str(path) for path in save_tables(evaluations, out)), soft_wrap=True)
-    try:
-        console.print("figure:", str(accuracy_figure(evaluations, out / "accuracy.png")), soft_wrap=True)
-    except ModuleNotFoundError:
-        console.print('figure: not drawn: needs matplotlib: pip install "art-advtransform[report]"')
 
 
 def main() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from art_advtransform.records import Evaluation
@@ -83,6 +84,48 @@ def transform_figure(x: Tensor, draws: Tensor, expected: Tensor, path: str | os.
     grid = figure.subplots(len(x), len(titles), squeeze=False)
     for i in range(len(x)):
         shown = [x[i], *draws[:, i], expected[i], normalised(expected[i] - x[i])]
+        for axes, image, title in zip(grid[i], shown, titles, strict=True):
+            _show(axes, image)
+            if i == 0:
+                axes.set_title(title, fontsize=9)
+    return _save(figure, path)
+
+
+def curve_figure(curves: Mapping[str, Sequence[Sequence[float]]], title: str, path: str | os.PathLike[str]) -> Path:
+    """Lines through points (x, y), by name.
+
+    Raises:
+        ModuleNotFoundError: without matplotlib.
+    """
+    figure = _new_figure(6, 3.5)
+    axes = figure.subplots()
+    for name, points in curves.items():
+        axes.plot([p[0] for p in points], [p[1] for p in points], marker="o", markersize=3, label=name)
+    axes.set_ylabel(title.split(" against ")[0])
+    axes.set_xlabel(title.split(" against ")[1] if " against " in title else "")
+    axes.grid(alpha=0.3)
+    if len(curves) > 1:
+        axes.legend()
+    return _save(figure, path)
+
+
+def examples_figure(examples: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
+    """Rows of x, attacked x, their normalised difference, g of both, and the normalised difference of these.
+
+    Args:
+        examples: safetensors with x, attacked, g, g_attacked, all (n, C, H, W).
+        path: where to; the ending chooses the format.
+
+    Raises:
+        ModuleNotFoundError: without matplotlib.
+    """
+    found = load_file(examples)
+    titles = ["x", "attacked", "difference", "g(x)", "g(attacked)", "difference"]
+    figure = _new_figure(1.7 * len(titles), 1.8 * len(found["x"]))
+    grid = figure.subplots(len(found["x"]), len(titles), squeeze=False)
+    for i in range(len(found["x"])):
+        x, attacked, g, g_attacked = (found[name][i] for name in ("x", "attacked", "g", "g_attacked"))
+        shown = [x, attacked, normalised(attacked - x), g, g_attacked, normalised(g_attacked - g)]
         for axes, image, title in zip(grid[i], shown, titles, strict=True):
             _show(axes, image)
             if i == 0:

@@ -1,11 +1,11 @@
-"""L7: tables from records: for the terminal, as Markdown and as CSV."""
+"""L7: tables from records: for the terminal, as Markdown, LaTeX, CSV and JSON."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -34,9 +34,9 @@ def rows(evaluations: Evaluations) -> list[tuple[str, dict[str, AttackResult]]]:
 def terminal_table(evaluations: Evaluations, title: str) -> Table:
     """Accuracies in per cent, one column of means with intervals for each model, vote and any for randomised ones."""
     all_rows = rows(evaluations)
-    table = Table(title=escape(title), caption=_caption(evaluations), caption_justify="left")
+    table = Table(title=escape(title), caption=caption(evaluations), caption_justify="left")
     table.add_column("attack", overflow="fold")
-    randomized = [model for model, e in evaluations.items() if e.settings["transform"] is not None]
+    randomized = [model for model, e in evaluations.items() if is_randomized(e)]
     for model in evaluations:
         table.add_column(f"{escape(model)}\nmean [95 %]", justify="right", no_wrap=True)
         if model in randomized:
@@ -46,13 +46,18 @@ def terminal_table(evaluations: Evaluations, title: str) -> Table:
         cells = []
         for model in evaluations:
             result = results.get(model)
-            cells.append(_cell(result))
+            cells.append(cell(result))
             if model in randomized:
                 cells += [_per_cent(result.majority if result else None), _per_cent(result.any if result else None)]
         table.add_row(
             escape(name), *cells, end_section=i == len(all_rows) - 2, style="bold" if i == len(all_rows) - 1 else ""
         )
     return table
+
+
+def is_randomized(evaluation: Evaluation) -> bool:
+    """Whether its draws of D differ, so that vote and any say something new."""
+    return evaluation.settings["transform"] is not None and not evaluation.settings.get("fixed_draw", False)
 
 
 def problems(evaluations: Evaluations) -> list[str]:
@@ -65,30 +70,30 @@ def problems(evaluations: Evaluations) -> list[str]:
     ]
 
 
-def frame(evaluations: Evaluations) -> pd.DataFrame:
-    """All numbers, one row for each model and attack, as a pandas frame; accuracies in [0, 1].
-
-    Raises:
-        ModuleNotFoundError: without pandas (the extra ``report``).
-    """
-    import pandas as pd
-
+def numbers(evaluations: Evaluations) -> list[dict[str, Any]]:
+    """All numbers, one entry for each model and attack, as JSON has them; accuracies in [0, 1]."""
     entries = []
     for name, results in rows(evaluations):
         for model, r in results.items():
-            entry: dict[str, str | float | None] = {
-                "model": model,
-                "attack": name,
-                "kind": r.kind,
-                "problem": r.problem,
-            }
+            entry: dict[str, Any] = {"model": model, "attack": name, "kind": r.kind, "problem": r.problem}
             for key, interval in (("mean", r.mean), ("majority", r.majority), ("any", r.any)):
                 entry[key] = None if interval is None else interval.value
                 entry[f"{key}_low"] = None if interval is None else interval.low
                 entry[f"{key}_high"] = None if interval is None else interval.high
             entry |= {"forward": r.forward, "backward": r.backward, "seconds": r.seconds}
             entries.append({**entry, "max_distance": r.max_distance})
-    table: pd.DataFrame = pd.DataFrame(entries)
+    return entries
+
+
+def frame(evaluations: Evaluations) -> pd.DataFrame:
+    """:func:`numbers` as a pandas frame.
+
+    Raises:
+        ModuleNotFoundError: without pandas (the extra ``report``).
+    """
+    import pandas as pd
+
+    table: pd.DataFrame = pd.DataFrame(numbers(evaluations))
     return table
 
 
@@ -98,26 +103,47 @@ def markdown(evaluations: Evaluations) -> str:
     head = ["attack", *(f"{model}, mean [95 %]" for model in evaluations)]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * len(evaluations)]
     for name, results in all_rows:
-        lines.append("| " + " | ".join([name, *(_cell(results.get(model)) for model in evaluations)]) + " |")
-    return "\n".join([*lines, "", _caption(evaluations)]) + "\n"
+        lines.append("| " + " | ".join([name, *(cell(results.get(model)) for model in evaluations)]) + " |")
+    return "\n".join([*lines, "", caption(evaluations)]) + "\n"
+
+
+def latex(evaluations: Evaluations) -> str:
+    """The same table for LaTeX (package booktabs), the caption as a comment.
+
+    Raises:
+        ModuleNotFoundError: without pandas and jinja2 (the extra ``report``).
+    """
+    import jinja2  # noqa: F401 - pandas needs it, and says so less clearly
+    import pandas as pd
+
+    all_rows = rows(evaluations)
+    table = pd.DataFrame(
+        [[cell(results.get(model)) for model in evaluations] for _, results in all_rows],
+        index=[name for name, _ in all_rows],
+        columns=list(evaluations),
+    )
+    body: str = table.style.format_index(escape="latex").format_index(escape="latex", axis=1).to_latex(hrules=True)
+    return f"% {caption(evaluations)}\n{body}"
 
 
 def save_tables(evaluations: Evaluations, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write ``table.md``, and ``table.csv`` where pandas is there; the paths written."""
+    """Write ``table.md``, and ``table.tex`` and ``table.csv`` where pandas is there; the paths written."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "table.md"]
     written[0].write_text(markdown(evaluations))
     try:
-        numbers = frame(evaluations)
+        table, tex = frame(evaluations), latex(evaluations)
     except ModuleNotFoundError:
         return written
-    written.append(folder / "table.csv")
-    numbers.to_csv(written[1], index=False, float_format="%.6g")
+    written += [folder / "table.tex", folder / "table.csv"]
+    written[1].write_text(tex)
+    table.to_csv(written[2], index=False, float_format="%.6g")
     return written
 
 
-def _cell(result: AttackResult | None) -> str:
+def cell(result: AttackResult | None) -> str:
+    """The mean accuracy in per cent with its interval; a dash where there is none."""
     if result is None or result.mean is None:
         return "-"
     return f"{100 * result.mean.value:.1f} [{100 * result.mean.low:.1f}, {100 * result.mean.high:.1f}]"
@@ -127,7 +153,8 @@ def _per_cent(interval: Interval | None) -> str:
     return "-" if interval is None else f"{100 * interval.value:.1f}"
 
 
-def _caption(evaluations: Evaluations) -> str:
+def caption(evaluations: Evaluations) -> str:
+    """What the numbers of a table are taken over."""
     s = next(iter(evaluations.values())).settings
     return (
         f"Accuracy in per cent over {s['nb_images']} images, L-inf budget {s['threat']['eps']:.4g}, mean over "

@@ -1,8 +1,8 @@
 """Is g(x) the same through the toolkits' own PGD, to the last pixel?
 
-128 images, the same f_b (Table 4 net), start, steps and labels. In float64 all agree; in float32 the order of a sum decides the sign of a
-gradient that is nearly zero, and every later step starts from another point: even the plain net in float32 differs from itself
-in float64 (last rows). ART computes in float32 only.
+128 images, the same f_b (Table 4 net), start, steps and labels. In float64 all agree; in float32 the order of a sum decides the
+sign of a gradient that is nearly zero, and every later step starts from another point: even the plain net in float32 differs
+from itself in float64 (last rows). ART computes in float32 only.
 
     python -m benchmarks.agreement [--f-b reference:vgg0_adv.pth]
 """

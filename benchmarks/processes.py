@@ -1,7 +1,6 @@
 """How much faster is an evaluation in two processes than in one?
 
-The preset quick on the bundled digits nets, without the stages that are alike; every run is a process group of its own, in turn, and
-the images are attacked anew each time.
+The preset quick on the bundled digits nets; every run is a process group of its own, in turn, and attacks the images anew.
 
     python -m benchmarks.processes
 """

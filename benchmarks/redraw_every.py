@@ -1,7 +1,7 @@
 """What does it cost in accuracy, and save in time, to train on a draw of g(x) for several epochs?
 
-f_a on digits by its recipe (60 epochs, 1,200 images), with a fresh draw for every batch, and with banks that are drawn afresh every K
-epochs, up to a single draw for all; three seeds each, test accuracy as the mean of five draws.
+f_a on digits by its recipe (60 epochs, 1,200 images), with a fresh draw for every batch, and with banks that are drawn afresh
+every K epochs, up to a single draw for all; three seeds each, test accuracy as the mean of five draws.
 
     python -m benchmarks.redraw_every
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from art_advtransform import cli, evaluation, recipes
+from art_advtransform import cli, recipes, runs, terminal
 from art_advtransform.pretrained import BUNDLED, read_card
 from art_advtransform.records import Evaluation
 from art_advtransform.training import fit
@@ -22,8 +23,23 @@ from tests.models import tiny_nets
 
 COMMANDS = {
     "train": ("--preset", "--net", "--redraw-every", "--restart", "--mixed-precision", "--tensorboard", "--out"),
-    "evaluate": ("--preset", "--images", "--draws", "--eps", "--nets", "--f-b", "--seed", "--out", "--data-root"),
-    "report": ("folder",),
+    "evaluate": (
+        "--preset",
+        "--images",
+        "--draws",
+        "--eps",
+        "--known-draw",
+        "--nets",
+        "--f-b",
+        "--seed",
+        "--out",
+        "--restart",
+        "--list",
+        "--json",
+        "--data-root",
+    ),
+    "diagnose": ("--images", "--draws", "--max-iter", "--eot-samples", "--corners", "--check", "--json", "--out"),
+    "report": ("folder", "--json"),
     "show": ("--f-b", "--images", "--draws", "--rows", "--seed", "--out", "--download"),
 }
 EVALUATE = ["evaluate", "--preset", "smoke", "--images", "6", "--draws", "4"]
@@ -34,7 +50,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Defaults such as ./runs and ./data are in the test's own folder, and tables are wide enough not to fold."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ART_ADVTRANSFORM_DATA", raising=False)
-    monkeypatch.setattr(cli, "console", Console(width=160))
+    monkeypatch.setattr(terminal, "console", Console(width=160))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +59,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("evaluated")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(cli, "console", Console(width=160))
+        patch.setattr(terminal, "console", Console(width=160))
         return folder / "results", run(*EVALUATE, "--out", "results")
 
 
@@ -90,14 +106,17 @@ def test_the_module_runs() -> None:
 def test_evaluate(evaluated: tuple[Path, str]) -> None:
     out, output = evaluated
     rows = table(output)
-    assert re.search(r"undefended *┃ *defended", rows[1])
+    assert re.search(r"undefended *┃ *defended *┃ *┃ *┃ *defended, known D", rows[1])
     names = ["no attack", "white-box transfer: PGD-10 on f_a", "BPDA-I: PGD-10, EOT 4", "per-image worst case"]
     assert [row.split("│")[1].strip() for row in rows if row[0] == "│"] == names
     assert "6 images, L-inf budget 0.125, mean over 4 fresh draws" in output
-    written = {str(path.relative_to(out)) for path in out.rglob("*") if path.suffix != ".safetensors"}
-    records = {f"{name}/evaluation.json" for name in ("undefended", "defended")}
-    assert {"table.md", "table.csv", "accuracy.png", *records} <= written
-    assert all(f"results/{name}" in output for name in ("table.md", "table.csv", "accuracy.png", *records))
+    written = {str(path.relative_to(out)) for path in out.rglob("*") if path.suffix not in ("", ".safetensors")}
+    records = {f"{name}/evaluation.json" for name in ("undefended", "defended", "defended-known-D")}
+    printed = {"table.md", "table.tex", "table.csv", "accuracy.png", "examples.png", "report.html", *records}
+    manifests = {name.replace("evaluation", "manifest") for name in records}
+    assert written == printed | manifests
+    assert (out / "examples.safetensors").is_file()
+    assert all(f"results/{name}" in output for name in printed)
     assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     # what is shown is what is recorded
     for name in ("undefended", "defended"):
@@ -120,40 +139,88 @@ def test_evaluate_goes_on_where_it_was(
     shutil.copytree(evaluated[0], "results")
     first = table(evaluated[1])
     attacked: list[str] = []
-    original = evaluation._run_chunk
+    original = runs._run_chunk
 
-    def spy(plan: Any, attack: Any, index: int, first: int) -> Any:
+    def spy(plan: Any, attack: Any, first: int) -> Any:
         attacked.append(attack.name)
-        return original(plan, attack, index, first)
+        return original(plan, attack, first)
 
-    monkeypatch.setattr(evaluation, "_run_chunk", spy)
+    monkeypatch.setattr(runs, "_run_chunk", spy)
     before = files(tmp_path / "results")
     assert table(run(*EVALUATE, "--out", "results")) == first
     assert attacked == []
     chunks = {name: stat for name, stat in before.items() if "chunks" in name}
-    assert len(chunks) == 6
+    assert len(chunks) == 9
     assert chunks.items() <= files(tmp_path / "results").items()
     # what is missing, and only that, is made again
     (lost,) = (tmp_path / "results" / "defended" / "chunks").glob("bpda*")
     lost.unlink()
     assert table(run(*EVALUATE, "--out", "results")) == first
     assert attacked == ["BPDA-I: PGD-10, EOT 4"]
-    # other settings are another evaluation
-    run(*EVALUATE, "--out", "results", "--seed", "1")
-    assert len(attacked) == 1 + 6
+    # other settings are another evaluation, which takes another folder or a clean one
+    result = CliRunner().invoke(cli.app, [*EVALUATE, "--out", "results", "--seed", "1"])
+    assert isinstance(result.exception, ValueError)
+    assert len(attacked) == 1
+    run(*EVALUATE, "--out", "results", "--seed", "1", "--restart")
+    assert len(attacked) == 1 + 9
 
 
 def test_report_is_the_table_of_the_evaluation(evaluated: tuple[Path, str], tmp_path: Path) -> None:
     shutil.copytree(evaluated[0], "results")
     printed = table(evaluated[1])
-    tables = {name: (tmp_path / "results" / name).read_bytes() for name in ("table.md", "table.csv")}
-    for name in (*tables, "accuracy.png"):
+    tables = {
+        name: (tmp_path / "results" / name).read_bytes()
+        for name in ("table.md", "table.tex", "table.csv", "report.html")
+    }
+    for name in (*tables, "accuracy.png", "examples.png"):
         (tmp_path / "results" / name).unlink()
     output = run("report", "results")
     assert table(output) == printed
     assert len(printed) > 6
     assert {name: (tmp_path / "results" / name).read_bytes() for name in tables} == tables
     assert (tmp_path / "results" / "accuracy.png").is_file()
+
+
+def test_list_shows_the_attacks_and_runs_none(tmp_path: Path) -> None:
+    output = run("evaluate", "--preset", "quick", "--list")
+    rows = {line.split("│")[1].strip(): line for line in table(output) if line[0] == "│"}
+    assert re.search(
+        r"white box.*art: ProjectedGradientDescent.*identity *│ *10 │ fresh *│ *420 │", rows["BPDA-I: PGD-40, EOT 10"]
+    )
+    assert "foolbox: HopSkipJumpAttack" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json(evaluated: tuple[Path, str], tmp_path: Path) -> None:
+    shutil.copytree(evaluated[0], "results")
+    for command in (["report", "results"], [*EVALUATE, "--out", "results"]):
+        found = json.loads(CliRunner().invoke(cli.app, [*command, "--json"]).stdout)  # nothing else is there
+        assert found["folder"] == "results"
+        assert len(found["results"]) == 3 * 4
+        named = {(r["model"], r["attack"]): r["mean"] for r in found["results"]}
+        record = Evaluation.load(tmp_path / "results" / "defended" / "evaluation.json")
+        assert record.worst.mean is not None
+        assert named["defended", "per-image worst case"] == record.worst.mean.value
+
+
+# ---- diagnose
+
+
+def test_diagnose(evaluated: tuple[Path, str], tmp_path: Path) -> None:
+    shutil.copytree(evaluated[0], "results")
+    few = ["diagnose", "--images", "4", "--draws", "3", "--max-iter", "4", "--eot-samples", "2", "--out", "results"]
+    result = CliRunner().invoke(cli.app, [*few, "--check", "1", "--check", "2", "--check", "7"])
+    assert result.exit_code in (0, 1), result.exception
+    record = json.loads((tmp_path / "results" / "diagnosis.json").read_text())
+    assert sorted(record["verdicts"]) == ["1", "2", "7"]
+    assert result.exit_code == int(any(v["status"] == "fail" for v in record["verdicts"].values()))
+    assert all(v["reason"].split(" ")[0] in result.output for v in record["verdicts"].values())
+    # and the report has them
+    run("report", "results")
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert "<h2>Checks</h2>" in page
+    assert record["verdicts"]["2"]["name"] in page
+    assert "Loss along the attack" in page
 
 
 # ---- show
@@ -203,9 +270,10 @@ def test_train_one_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_evaluate_what_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(recipes.NETS, "digits", tiny_nets(1))
     output = run("train", "--preset", "smoke", "--out", "nets")
-    names = {"f_b-adversarial", "undefended", "f_a-defended", "surrogate"}
+    names = {"f_b-adversarial", "undefended", "f_a-defended", "surrogate", "imitation"}
     assert {path.name for path in (tmp_path / "nets").iterdir()} == names
-    assert all(f"{name}: test accuracy" in output for name in names)
+    assert all(f"{name}: test accuracy" in output for name in names - {"imitation"})
+    assert re.search(r"imitation: distance to g 0\.\d{4} \(training images: 0\.\d{4}\)", output)
     run(*EVALUATE, "--nets", "nets", "--out", "theirs")
     record = Evaluation.load(tmp_path / "theirs" / "defended" / "evaluation.json")
     assert record.clean.mean is not None
@@ -235,11 +303,13 @@ ERRORS = {
     "show --dataset mnist --f-b digits/f_b-adversarial": "unknown dataset 'mnist'; known: digits, ",
     "show --dataset mnist": "no weights 'mnist/f_b-adversarial': .*bundled: .*digits/f_b-adversarial",
     "train --dataset mnist": "no recipes for dataset 'mnist'; known: digits, ",
-    "evaluate --preset slow": "unknown preset 'slow'; known: smoke, quick",
+    "evaluate --preset slow": "unknown preset 'slow'; known: smoke, quick, paper",
+    "diagnose --check 20": "unknown check 20; known: 1, 2, ",
+    "diagnose --images 1000": "expected at most 597 images of digits, got 1000",
     "train --preset slow": "unknown preset 'slow'; known: cpu, paper, smoke",
     "train --net f_c": "unknown net 'f_c'; known: f_b-adversarial, ",
     "evaluate --f-b nowhere": "no weights 'nowhere': neither a folder with card.json nor a bundled net",
-    "evaluate --nets nowhere": "no weights 'nowhere/f_b-adversarial'",
+    "evaluate --nets nowhere": "no weights 'nowhere/undefended'",
     "evaluate --dataset cifar10 --nets digits --data-root empty": "cifar10 not found: looked for .* in .*/empty; .*--download",
     "show --dataset cifar10 --f-b digits/f_b-adversarial --data-root empty": "cifar10 not found: .*/empty; ",
     "evaluate --images 1000": "expected at most 597 images of digits, got 1000",
@@ -278,7 +348,7 @@ def stop(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*arguments: Any, **options: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(evaluation, "evaluate", stopped)
+    monkeypatch.setattr("art_advtransform.evaluate_nets.evaluate_nets", stopped)
     monkeypatch.setattr(sys, "argv", ["art-advtransform", *EVALUATE])
 
 

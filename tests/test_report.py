@@ -148,9 +148,9 @@ def test_numbers_are_not_cut_where_the_terminal_is_narrow() -> None:
 def test_csv_reads_back_to_the_same_numbers(tmp_path: Path) -> None:
     made = by_hand()
     written = save_tables(made, tmp_path / "new" / "folder")
-    assert written == [tmp_path / "new" / "folder" / name for name in ("table.md", "table.csv")]
+    assert written == [tmp_path / "new" / "folder" / name for name in ("table.md", "table.tex", "table.csv")]
     assert written[0].read_text() == MARKDOWN
-    with written[1].open(newline="") as file:
+    with written[2].open(newline="") as file:
         read = list(csv.DictReader(file))
     assert [(row["attack"], row["model"]) for row in read] == [
         (name, model) for name, results in rows(made) for model in results
@@ -174,7 +174,7 @@ def test_csv_reads_back_to_the_same_numbers(tmp_path: Path) -> None:
 def test_csv_quotes_names_and_problems(tmp_path: Path) -> None:
     failed = AttackResult("PGD-40, EOT 10", "white box", "art", 'failed: ValueError: "a", b\nc')
     made = {"f_a, g": replace(by_hand()["plain"], attacks=[failed])}
-    with save_tables(made, tmp_path)[1].open(newline="") as file:
+    with save_tables(made, tmp_path)[2].open(newline="") as file:
         row = list(csv.DictReader(file))[1]
     assert (row["model"], row["attack"], row["problem"]) == (
         "f_a, g",

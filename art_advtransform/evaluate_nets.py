@@ -1,0 +1,186 @@
+"""L7: evaluation of named nets side by side: undefended, adversarially trained, defended, and defended with a known D."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from art_advtransform.config import ThreatModel
+from art_advtransform.datasets import ImageSet
+from art_advtransform.defended import DefendedModel
+from art_advtransform.evaluation import evaluate
+from art_advtransform.layer import LLPGDTransform
+from art_advtransform.page import EXAMPLES
+from art_advtransform.pretrained import load_network, read_card
+from art_advtransform.records import Evaluation
+from art_advtransform.runs import Progress
+from art_advtransform.shards import Shards
+from art_advtransform.store import read_attacked
+
+# Nets that a run takes along where they exist; the attacks that need one say so where it doesn't.
+_OPTIONAL = ("adversarial", "surrogate", "imitation")
+FIXED = "defended, known D"
+_ORDER = ("undefended", "adversarial", "defended", FIXED)
+
+
+@dataclass(frozen=True)
+class Nets:
+    """The nets of an evaluation.
+
+    Attributes:
+        undefended, f_a, f_b: what stands beside one another: a net alone, and f_a(g(.)).
+        names: where each came from, for the record.
+        adversarial: an adversarially trained net; ``None`` where there is none.
+        surrogates: nets of a black-box attacker.
+        imitation: h(x, D).
+    """
+
+    undefended: nn.Module
+    f_a: nn.Module
+    f_b: nn.Module
+    names: dict[str, str]
+    adversarial: nn.Module | None = None
+    surrogates: Mapping[str, nn.Module] = field(default_factory=dict)
+    imitation: nn.Module | None = None
+
+    @classmethod
+    def load(cls, home: str, f_b: str | None = None, device: torch.device | str = "cpu") -> Nets:
+        """The nets in ``home``: a data set with bundled nets, or a folder that ``train`` wrote.
+
+        Args:
+            home: data set or folder.
+            f_b: another f_b, as :func:`~art_advtransform.pretrained.load_network` takes it.
+            device: where to.
+
+        Raises:
+            FileNotFoundError: if a net that is needed is not there.
+        """
+        names = {role: f"{home}/{role}" for role in ("undefended", "f_a-defended")}
+        names["f_b"] = f_b or f"{home}/f_b-adversarial"
+        names |= {role: f"{home}/{role}" for role in _OPTIONAL if _exists(f"{home}/{role}")}
+        loaded = {role: load_network(name, device) for role, name in names.items()}
+        return cls(
+            loaded["undefended"],
+            loaded["f_a-defended"],
+            loaded["f_b"],
+            names,
+            loaded.get("adversarial"),
+            {"surrogate": loaded["surrogate"]} if "surrogate" in loaded else {},
+            loaded.get("imitation"),
+        )
+
+    def models(self) -> dict[str, DefendedModel]:
+        """What is evaluated, by name, in the order of tables."""
+        models = {"undefended": DefendedModel(self.undefended, None)}
+        if self.adversarial is not None:
+            models["adversarial"] = DefendedModel(self.adversarial, None)
+        models["defended"] = DefendedModel(self.f_a, LLPGDTransform(self.f_b))
+        return models
+
+
+def evaluate_nets(
+    nets: Nets,
+    data: ImageSet,
+    threat: ThreatModel,
+    out: Path,
+    *,
+    preset: str = "quick",
+    fixed_draw: bool = True,
+    progress: Callable[[str], Progress] | None = None,
+    about: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> dict[str, Evaluation]:
+    """Every model of ``nets`` under the attacks of ``preset``; a killed run goes on.
+
+    Args:
+        nets: see :class:`Nets`.
+        data: images to attack.
+        threat: budget.
+        out: folder; every model has a folder of its own there.
+        preset: of attacks.
+        fixed_draw: evaluate the defence with a known D, too.
+        progress: called with the name of a model, gives the callback for its evaluation.
+        about: for the record.
+        device: where to compute.
+        options: of :func:`~art_advtransform.evaluation.evaluate`.
+
+    Returns:
+        An evaluation for every model, by name.
+
+    Raises:
+        TypeError, ValueError: before any work.
+    """
+    x, y = data.x.to(device), data.y.to(device)
+    models = nets.models()
+    for model in models.values():
+        model(x[:1])  # of another data set: refused before any is attacked
+    evaluations: dict[str, Evaluation] = {}
+    for name, model in [*models.items(), *([(FIXED, models["defended"])] if fixed_draw else [])]:
+        evaluations[name] = evaluate(
+            model,
+            x,
+            y,
+            preset,
+            threat,
+            out=out / name.replace(", ", "-").replace(" ", "-"),
+            fixed_draw=name == FIXED,
+            surrogates=nets.surrogates,
+            imitation=nets.imitation,
+            progress=None if progress is None else progress(name),
+            about={**(about or {}), "model": name, "nets": nets.names},
+            **options,
+        )
+    if Shards().is_main:
+        _save_examples(models["defended"], evaluations["defended"], x, out)
+    return evaluations
+
+
+def _save_examples(model: DefendedModel, evaluation: Evaluation, x: Tensor, out: Path, n: int = 6) -> None:
+    """The first images, what the worst attack makes of each, and g of both under one D, for the report."""
+    assert model.transform is not None
+    assert evaluation.path is not None
+    folder = evaluation.path.parent
+    attacked = torch.stack(
+        [
+            read_attacked(folder, name, evaluation.settings["chunk_size"], i)
+            for i, name in enumerate(evaluation.chosen[:n])
+        ]
+    ).to(x)
+    with torch.no_grad(), model.frozen(evaluation.settings["seed"]):
+        g, g_attacked = model.transformed(x[: len(attacked)]), model.transformed(attacked)
+    tensors = {"x": x[: len(attacked)], "attacked": attacked, "g": g, "g_attacked": g_attacked}
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, out / EXAMPLES)
+
+
+def load_evaluations(folder: Path) -> dict[str, Evaluation]:
+    """The records that :func:`evaluate_nets` wrote into ``folder``, by the model's name, in the order of tables.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if one is damaged.
+    """
+    paths = sorted(folder.glob("*/evaluation.json"))
+    if not paths:
+        raise FileNotFoundError(f"no records: looked for */evaluation.json in {folder}")
+    found = [Evaluation.load(path) for path in paths]
+    named = {str(e.settings.get("model", path.parent.name)): e for e, path in zip(found, paths, strict=True)}
+    return {name: named[name] for name in sorted(named, key=_order)}
+
+
+def _order(name: str) -> tuple[int, str]:
+    return (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)
+
+
+def _exists(net: str) -> bool:
+    try:
+        read_card(net)
+    except FileNotFoundError:
+        return False
+    return True

@@ -1,0 +1,129 @@
+"""L7: the report of a run: tables, figures, and one HTML page that holds all of them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from art_advtransform.counting import Interval
+from art_advtransform.records import AttackResult, Evaluation
+from art_advtransform.report import caption, cell, is_randomized, problems, rows, save_tables
+
+# What a run's folder may hold beside its records.
+DIAGNOSIS, EXAMPLES = "diagnosis.json", "examples.safetensors"
+_REMEDY = 'pip install "art-advtransform[report]"'
+
+
+def save_report(evaluations: Mapping[str, Evaluation], title: str, folder: Path) -> dict[str, list[Path | str]]:
+    """Write tables, figures and ``report.html`` into ``folder``.
+
+    The checks of ``diagnose`` and example images are in it where the folder has them.
+
+    Args:
+        evaluations: by the name of the model.
+        title: of the page.
+        folder: where to.
+
+    Returns:
+        What was written, by kind; where a package is missing, how to get it.
+    """
+    written: dict[str, list[Path | str]] = {"tables": [*save_tables(evaluations, folder)]}
+    diagnosis = read_diagnosis(folder)
+    try:
+        pictures = _figures(evaluations, diagnosis, folder)
+        page = folder / "report.html"
+        page.write_text(html(evaluations, title, pictures, diagnosis))
+    except ModuleNotFoundError as error:
+        return {**written, "figures": [f"not drawn: needs {error.name}: {_REMEDY}"]}
+    return {**written, "figures": [*pictures.values()], "report": [page]}
+
+
+def read_diagnosis(folder: Path) -> dict[str, Any] | None:
+    """What ``diagnose`` wrote, if it did.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    path = folder / DIAGNOSIS
+    if not path.exists():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        _ = found["verdicts"], found["settings"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"damaged record {path}: {error}") from error
+    return found
+
+
+def _figures(evaluations: Mapping[str, Evaluation], diagnosis: dict[str, Any] | None, folder: Path) -> dict[str, Path]:
+    """The pictures, by the heading that they get."""
+    from art_advtransform.figures import accuracy_figure, curve_figure, examples_figure
+
+    pictures = {"Accuracy under each attack": accuracy_figure(evaluations, folder / "accuracy.png")}
+    for verdict in (diagnosis or {"verdicts": {}})["verdicts"].values():
+        for name, points in verdict["curves"].items():
+            path = folder / f"{name.replace(' ', '-')}.png"
+            pictures[name[0].upper() + name[1:]] = curve_figure({name: points}, name, path)
+    if (folder / EXAMPLES).exists():
+        pictures["Images, attacked, and what g makes of both"] = examples_figure(
+            folder / EXAMPLES, folder / "examples.png"
+        )
+    return pictures
+
+
+def html(
+    evaluations: Mapping[str, Evaluation],
+    title: str,
+    pictures: Mapping[str, Path],
+    diagnosis: dict[str, Any] | None = None,
+) -> str:
+    """One page with everything in it: no script, no other file.
+
+    Raises:
+        ModuleNotFoundError: without jinja2 (the extra ``report``).
+    """
+    from jinja2 import Environment
+
+    template = (files("art_advtransform") / "page.html").read_text()
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
+    return page.render(
+        title=title,
+        models=list(evaluations),
+        randomized=[name for name, e in evaluations.items() if is_randomized(e)],
+        rows=[(name, {m: _cells(r) for m, r in results.items()}) for name, results in rows(evaluations)],
+        caption=caption(evaluations),
+        problems=problems(evaluations),
+        pictures={heading: base64.b64encode(path.read_bytes()).decode() for heading, path in pictures.items()},
+        verdicts=(diagnosis or {"verdicts": {}})["verdicts"],
+        diagnosed=(diagnosis or {"settings": {}})["settings"],
+        costs=_costs(evaluations),
+        settings={name: json.dumps(e.settings, indent=1) for name, e in evaluations.items()},
+    )
+
+
+def _cells(result: AttackResult) -> dict[str, str]:
+    return {"mean": cell(result), "vote": _share(result.majority), "any": _share(result.any)}
+
+
+def _share(interval: Interval | None) -> str:
+    return "-" if interval is None else f"{100 * interval.value:.1f}"
+
+
+def _costs(evaluations: Mapping[str, Evaluation]) -> list[dict[str, str]]:
+    """Passes and time of every attack on every model."""
+    return [
+        {
+            "model": model,
+            "attack": result.name,
+            "forward": f"{result.forward:,.0f}",
+            "backward": f"{result.backward:,.0f}",
+            "seconds": f"{result.seconds:,.1f}",
+        }
+        for model, evaluation in evaluations.items()
+        for result in evaluation.attacks
+        if result.mean is not None
+    ]

@@ -1,0 +1,133 @@
+"""L8: what the commands print: progress bars, tables, where the results are."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from art_advtransform.attacks.base import Attack
+from art_advtransform.diagnostics import CHECKS, Case, Verdict
+from art_advtransform.page import DIAGNOSIS, save_report
+from art_advtransform.records import Evaluation
+from art_advtransform.report import numbers, problems, terminal_table
+from art_advtransform.shards import Shards
+from art_advtransform.store import write_json
+
+console = Console()
+
+
+@contextmanager
+def bars(
+    interrupted: str = "interrupted: the same command goes on where it was", *, aside: bool = False
+) -> Iterator[Progress]:
+    """Bars with elapsed and remaining time, ``aside`` on stderr; an interrupt says how to go on."""
+    shown_on = Console(stderr=True) if aside else console
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+    try:
+        with Progress(
+            *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=shown_on, disable=not Shards().is_main
+        ) as shown:
+            yield shown
+    except KeyboardInterrupt:
+        shown_on.print(interrupted)
+        raise
+
+
+def bar(shown: Progress, name: str) -> Callable[[str, int, int], None]:
+    """A bar of ``name`` as the callback (what, done, total)."""
+    task = shown.add_task(name, total=None)
+    return lambda what, done, total: shown.update(task, completed=done, total=total, description=f"{name}: {what}")
+
+
+def command_line() -> str:
+    """The command as it was typed, for the record."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def attack_table(attacks: Sequence[Attack], preset: str) -> Table:
+    """The entries of a preset: what they see of the model, and what they cost."""
+    table = Table(title=escape(f"preset {preset}"), caption_justify="left")
+    for column in ("attack", "kind", "toolkit: class", "sees", "rule", "EOT", "D", "evaluations an image"):
+        table.add_column(column, overflow="fold", justify="right" if column.startswith(("EOT", "eval")) else "left")
+    for attack in attacks:
+        view = attack.view
+        rule = view.gradient if isinstance(view.gradient, str) else type(view.gradient).__name__.lower()
+        defended = view.model == "defended"
+        table.add_row(
+            escape(attack.name),
+            attack.kind,
+            f"{attack.toolkit}: {attack.method}" if attack.method else attack.toolkit,
+            "f_a(g(x))" if defended else view.model,
+            rule if defended and attack.kind == "white box" else "-",
+            str(view.eot_samples) if defended else "-",
+            ("frozen" if view.frozen else "fresh") if defended else "-",
+            str(attack.cost),
+        )
+    return table
+
+
+def show_evaluations(evaluations: Mapping[str, Evaluation], out: Path, *, as_json: bool) -> None:
+    """Print the table, or the numbers as JSON; write page, tables and figures, and say where everything is."""
+    if not Shards().is_main:
+        return
+    settings = next(iter(evaluations.values())).settings
+    title = f"{settings.get('dataset', out.name)}, preset {settings['preset']}"
+    written = save_report(evaluations, title, out)
+    if as_json:
+        content = {"title": title, "folder": str(out), "results": numbers(evaluations)}
+        console.file.write(json.dumps(content, indent=1) + "\n")
+        return
+    console.print(terminal_table(evaluations, title))
+    for line in problems(evaluations):
+        console.print(line, style="dim", highlight=False, markup=False)
+    # paths are not broken where the output is narrow: they are copied, and read by other programs
+    console.print("records:", *(str(e.path) for e in evaluations.values()), soft_wrap=True)
+    for what, paths in written.items():
+        console.print(f"{what}:", *(str(path) for path in paths), soft_wrap=True)
+
+
+def show_verdicts(
+    verdicts: Mapping[int, Verdict], case: Case, about: Mapping[str, Any], out: Path, *, as_json: bool
+) -> bool:
+    """Print the verdicts, write ``diagnosis.json``; whether none failed."""
+    settings = {
+        **about,
+        "nb_images": len(case.x),
+        "eps": case.threat.eps,
+        **{
+            name: getattr(case, name)
+            for name in ("seed", "nb_draws", "max_iter", "eot_samples", "nb_corners", "nb_queries")
+        },
+    }
+    named = {str(n): {"name": CHECKS[n][0], **asdict(found)} for n, found in verdicts.items()}
+    path, failed = out / DIAGNOSIS, [n for n, found in verdicts.items() if found.status == "fail"]
+    write_json(path, {"settings": settings, "verdicts": named})
+    if as_json:
+        console.file.write(json.dumps({"settings": settings, "verdicts": named}, indent=1) + "\n")
+        return not failed
+    table = Table(
+        title=f"{len(case.x)} images, L-inf budget {case.threat.eps:.4g}, {case.nb_draws} draws, seed {case.seed}"
+    )
+    table.add_column("check", overflow="fold")
+    table.add_column("verdict", overflow="fold")
+    table.add_column("what was seen", overflow="fold")
+    styles = {"pass": "green", "fail": "bold red", "not applicable": "dim"}
+    for number, found in verdicts.items():
+        style = styles[found.status]
+        table.add_row(
+            f"{number}. {escape(CHECKS[number][0])}", f"[{style}]{found.status}[/{style}]", escape(found.reason)
+        )
+    console.print(table)
+    console.print(f"record: {path}", soft_wrap=True)
+    return not failed
