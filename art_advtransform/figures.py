@@ -97,7 +97,7 @@ def curve_figure(curves: Mapping[str, Sequence[Sequence[float]]], title: str, pa
     Raises:
         ModuleNotFoundError: without matplotlib.
     """
-    figure = _new_figure(6, 3.5)
+    figure = _new_figure(4.5, 2.8)
     axes = figure.subplots()
     for name, points in curves.items():
         axes.plot([p[0] for p in points], [p[1] for p in points], marker="o", markersize=3, label=name)

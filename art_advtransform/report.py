@@ -31,14 +31,23 @@ def rows(evaluations: Evaluations) -> list[tuple[str, dict[str, AttackResult]]]:
     return [*((name, results) for name, results in named.items() if name != worst), (worst, named[worst])]
 
 
-def terminal_table(evaluations: Evaluations, title: str) -> Table:
-    """Accuracies in per cent, one column of means with intervals for each model, vote and any for randomised ones."""
+# Columns of a table in characters.
+_NAME, _MEAN, _VOTE_AND_ANY = 24, 23, 14
+
+
+def terminal_table(evaluations: Evaluations, title: str, width: int = 160) -> Table:
+    """Accuracies in per cent, one column of means with intervals for each model, vote and any for randomised ones.
+
+    Where ``width`` is too narrow for that, intervals go below the means, and vote and any are left to the other tables.
+    """
     all_rows = rows(evaluations)
-    table = Table(title=escape(title), caption=caption(evaluations), caption_justify="left")
-    table.add_column("attack", overflow="fold")
     randomized = [model for model, e in evaluations.items() if is_randomized(e)]
+    narrow = width < _NAME + _MEAN * len(evaluations) + _VOTE_AND_ANY * len(randomized)
+    randomized = [] if narrow else randomized
+    table = Table(title=escape(title), caption=caption(evaluations), caption_justify="left")
+    table.add_column("attack", overflow="fold", min_width=min(_NAME, width // 4))
     for model in evaluations:
-        table.add_column(f"{escape(model)}\nmean [95 %]", justify="right", no_wrap=True)
+        table.add_column(f"{escape(model)}\nmean [95 %]", justify="right", no_wrap=not narrow)
         if model in randomized:
             table.add_column("vote", justify="right")
             table.add_column("any", justify="right")
@@ -46,7 +55,7 @@ def terminal_table(evaluations: Evaluations, title: str) -> Table:
         cells = []
         for model in evaluations:
             result = results.get(model)
-            cells.append(cell(result))
+            cells.append(cell(result).replace(" [", "\n[") if narrow else cell(result))
             if model in randomized:
                 cells += [_per_cent(result.majority if result else None), _per_cent(result.any if result else None)]
         table.add_row(

@@ -88,7 +88,7 @@ def show_evaluations(evaluations: Mapping[str, Evaluation], out: Path, *, as_jso
         content = {"title": title, "folder": str(out), "results": numbers(evaluations)}
         console.file.write(json.dumps(content, indent=1) + "\n")
         return
-    console.print(terminal_table(evaluations, title))
+    console.print(terminal_table(evaluations, title, console.width))
     for line in problems(evaluations):
         console.print(line, style="dim", highlight=False, markup=False)
     # paths are not broken where the output is narrow: they are copied, and read by other programs

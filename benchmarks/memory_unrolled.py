@@ -1,8 +1,8 @@
 """How much memory and time does the unrolled gradient take, with and without checkpoints?
 
-Softsign and tanh through N steps of the Table 4 net, 64 images in one chunk. Every case runs in a process of its own, since a
-process gives memory back late: its peak is the resident set's high-water mark above what it was before the gradient (CUDA: the
-allocator's peak).
+Softsign and tanh through N steps of the Table 4 net, 64 images in one chunk; every case runs in a process of its own. Two peaks:
+of the tensors alive at a time (on CUDA the allocator's, on a CPU from the profiler's record of every allocation), and of the resident
+set above what it was before the gradient, which also has what malloc has not given back and the library's scratch memory.
 
     python -m benchmarks.memory_unrolled
 """
@@ -14,10 +14,13 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from art_advtransform import LLPGDTransform, TransformConfig
 from art_advtransform.randomness import keyed_generator
@@ -38,9 +41,10 @@ def main() -> None:
     for rule in RULES:
         for steps in STEPS:
             rows += both(rule, steps)
-    one_step = {(r["rule"], r["checkpoint"]): r["peak_MB"] for r in rows if r["steps"] == 1}
-    for row in rows:
-        row["peak_over_one_step"] = row["peak_MB"] / one_step[row["rule"], row["checkpoint"]]
+    for kind in ("tensors", "resident"):
+        one_step = {(r["rule"], r["checkpoint"]): r[f"{kind}_MB"] for r in rows if r["steps"] == 1}
+        for row in rows:
+            row[f"{kind}_over_one_step"] = row[f"{kind}_MB"] / one_step[row["rule"], row["checkpoint"]]
     print_table(rows)
     print(f"written to {write_csv('memory_unrolled', rows)}")
     for rule in RULES:
@@ -59,32 +63,30 @@ def both(rule: str, steps: int) -> list[dict[str, Any]]:
             found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             runs[checkpoint].append(json.loads(found.splitlines()[-1]))
     progress(f"{rule}, {steps} steps done")
-    seconds = {c: sorted(run["seconds"] for run in runs[c])[1] for c in cases}
-    peaks = {c: sorted(run["peak_MB"] for run in runs[c])[1] for c in cases}
+    middle = {c: {key: sorted(run[key] for run in runs[c])[1] for key in runs[c][0]} for c in cases}
     return [
         {
             "rule": rule,
             "steps": steps,
             "checkpoint": c,
-            "peak_MB": peaks[c],
-            "seconds": seconds[c],
-            "time_over_graph": seconds[c] / seconds[False],
+            **middle[c],
+            "time_over_graph": middle[c]["seconds"] / middle[False]["seconds"],
         }
         for c in cases
     ]
 
 
 def one_case(rule: str, steps: int, checkpoint: bool) -> dict[str, float]:
-    """Peak above the start, and seconds, of one gradient."""
+    """Both peaks, and seconds, of one gradient."""
     x, start = _problem()
     _gradient(rule, 1, checkpoint, x[:2], start[:2])  # what is loaded and built once doesn't count
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    before = _peak_bytes()
+    before = _resident_bytes()
     begin = time.perf_counter()
     _gradient(rule, steps, checkpoint, x, start)
     seconds = time.perf_counter() - begin
-    return {"seconds": seconds, "peak_MB": (_peak_bytes() - before) / 2**20}
+    resident = _resident_bytes() - before
+    tensors = _tensor_bytes(lambda: _gradient(rule, steps, checkpoint, x, start))
+    return {"seconds": seconds, "tensors_MB": tensors / 2**20, "resident_MB": resident / 2**20}
 
 
 def difference(rule: str) -> float:
@@ -108,9 +110,21 @@ def _gradient(rule: str, steps: int, checkpoint: bool, x: Tensor, start: Tensor)
     return gradient
 
 
-def _peak_bytes() -> int:
+def _tensor_bytes(call: Callable[[], Any]) -> int:
+    """Most bytes of tensors that are alive at a time."""
     if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        call()
         return torch.cuda.max_memory_allocated()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        call()
+    assert recorded.profiler is not None
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return int(np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]).max())
+
+
+def _resident_bytes() -> int:
+    """The high-water mark of the process."""
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 

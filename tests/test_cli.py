@@ -220,7 +220,7 @@ def test_diagnose(evaluated: tuple[Path, str], tmp_path: Path) -> None:
     page = (tmp_path / "results" / "report.html").read_text()
     assert "<h2>Checks</h2>" in page
     assert record["verdicts"]["2"]["name"] in page
-    assert "Loss along the attack" in page
+    assert "Loss against steps of the attack" in page
 
 
 # ---- show

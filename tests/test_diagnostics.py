@@ -139,7 +139,7 @@ def test_gradients_of_a_coin_do_not_agree() -> None:
     case = Case(drifting(Coin()), x, torch.arange(8) % 2, ThreatModel(0.1), **FEW)
     found = diagnose(case, [5, 12])
     assert [verdict.status for verdict in found.values()] == ["fail", "fail"]
-    assert [draws for draws, _ in found[12].curves["cosine"]] == [1, 2, 4, 8]
+    assert [draws for draws, _ in found[12].curves["cosine against EOT draws"]] == [1, 2, 4, 8]
     assert abs(found[12].figures["cosine"]) < 0.5
 
 

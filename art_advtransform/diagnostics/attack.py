@@ -48,7 +48,7 @@ def convergence(case: Case) -> Verdict:
         f"over the last {part} of {len(by_step)} steps the loss rises by {100 * rise:.1f} % of itself",
         rise=rise,
     )
-    return Verdict(result.status, result.reason, result.figures, {"loss along the attack": curve})
+    return Verdict(result.status, result.reason, result.figures, {"loss against steps of the attack": curve})
 
 
 @check(8, "what fools the model that the attack sees fools the model")

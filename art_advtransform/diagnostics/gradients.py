@@ -76,4 +76,9 @@ def agreement(case: Case) -> Verdict:
         cosine=found,
         signs=agreed,
     )
-    return Verdict(result.status, result.reason, result.figures, {"cosine": cosines, "sign agreement": signs})
+    return Verdict(
+        result.status,
+        result.reason,
+        result.figures,
+        {"cosine against EOT draws": cosines, "sign agreement against EOT draws": signs},
+    )
