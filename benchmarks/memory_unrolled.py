@@ -1,8 +1,8 @@
 """How much memory and time does the unrolled gradient take, with and without checkpoints?
 
 Softsign and tanh through N steps of the Table 4 net, 64 images in one chunk; every case runs in a process of its own. Two peaks:
-of the tensors alive at a time (on CUDA the allocator's, on a CPU from the profiler's record of every allocation), and of the resident
-set above what it was before the gradient, which also has what malloc has not given back and the library's scratch memory.
+of the tensors alive at a time (on CUDA the allocator's, on a CPU from the profiler's record of every allocation), and of the
+resident set above what it was before the gradient, which also has what malloc has not given back and the library's scratch memory.
 
     python -m benchmarks.memory_unrolled
 """
