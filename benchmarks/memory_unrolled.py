@@ -1,10 +1,11 @@
 """How much memory and time does the unrolled gradient take, with and without checkpoints?
 
-Softsign and tanh through N steps of the Table 4 net, 64 images in one chunk; every case runs in a process of its own. Two peaks:
-of the tensors alive at a time (on CUDA the allocator's, on a CPU from the profiler's record of every allocation), and of the
-resident set above what it was before the gradient, which also has what malloc has not given back and the library's scratch memory.
+Softsign and tanh through N steps of the Table 4 net, 64 images in one chunk. ``tensors``: the most that is alive at a time (on
+CUDA the allocator's peak, on a CPU from the profiler's record of every allocation). Without it: seconds, and the peak of the
+resident set above what it was before the gradient, which also has what malloc has not given back and the library's scratch
+memory; every case runs in a process of its own.
 
-    python -m benchmarks.memory_unrolled
+    python -m benchmarks.memory_unrolled [tensors]
 """
 
 from __future__ import annotations
@@ -34,19 +35,18 @@ RULES: dict[str, type[Unrolled]] = {"softsign": Softsign, "tanh": Tanh}
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
+    if len(sys.argv) > 2:
         print(json.dumps(one_case(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "checkpoint")))
         return
-    rows = []
-    for rule in RULES:
-        for steps in STEPS:
-            rows += both(rule, steps)
-    for kind in ("tensors", "resident"):
-        one_step = {(r["rule"], r["checkpoint"]): r[f"{kind}_MB"] for r in rows if r["steps"] == 1}
-        for row in rows:
-            row[f"{kind}_over_one_step"] = row[f"{kind}_MB"] / one_step[row["rule"], row["checkpoint"]]
+    measure, question = (
+        (tensors, "memory_unrolled_tensors") if sys.argv[1:] == ["tensors"] else (both, "memory_unrolled")
+    )
+    rows = [row for rule in RULES for steps in STEPS for row in measure(rule, steps)]
+    one_step = {(r["rule"], r["checkpoint"]): r["peak_MB"] for r in rows if r["steps"] == 1}
+    for row in rows:
+        row["peak_over_one_step"] = row["peak_MB"] / one_step[row["rule"], row["checkpoint"]]
     print_table(rows)
-    print(f"written to {write_csv('memory_unrolled', rows)}")
+    print(f"written to {write_csv(question, rows)}")
     for rule in RULES:
         print(
             f"{rule}: gradients with and without checkpoints differ by at most {difference(rule):.2g} of their largest entry"
@@ -76,17 +76,26 @@ def both(rule: str, steps: int) -> list[dict[str, Any]]:
     ]
 
 
+def tensors(rule: str, steps: int) -> list[dict[str, Any]]:
+    """The peak of live tensors, both ways."""
+    x, start = _problem()
+    rows = []
+    for checkpoint in (True, False):
+        peak = _tensor_bytes(lambda checkpoint=checkpoint: _gradient(rule, steps, checkpoint, x, start))  # type: ignore[misc]
+        rows.append({"rule": rule, "steps": steps, "checkpoint": checkpoint, "peak_MB": peak / 2**20})
+    progress(f"{rule}, {steps} steps done")
+    return rows
+
+
 def one_case(rule: str, steps: int, checkpoint: bool) -> dict[str, float]:
-    """Both peaks, and seconds, of one gradient."""
+    """Peak of the resident set above the start, and seconds, of one gradient."""
     x, start = _problem()
     _gradient(rule, 1, checkpoint, x[:2], start[:2])  # what is loaded and built once doesn't count
     before = _resident_bytes()
     begin = time.perf_counter()
     _gradient(rule, steps, checkpoint, x, start)
     seconds = time.perf_counter() - begin
-    resident = _resident_bytes() - before
-    tensors = _tensor_bytes(lambda: _gradient(rule, steps, checkpoint, x, start))
-    return {"seconds": seconds, "tensors_MB": tensors / 2**20, "resident_MB": resident / 2**20}
+    return {"peak_MB": (_resident_bytes() - before) / 2**20, "seconds": seconds}
 
 
 def difference(rule: str) -> float:
