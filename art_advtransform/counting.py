@@ -6,6 +6,7 @@ counted, so that attacks are compared on common draws. Draws that choose (``SELE
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,7 @@ def predictions(
     nb_draws: int,
     seed: int,
     purpose: int,
-    first_index: int = 0,
+    indices: int | Sequence[int] = 0,
     batch_size: int = 512,
 ) -> Tensor:
     """Predicted classes over fresh draws.
@@ -48,7 +49,7 @@ def predictions(
         nb_draws: draws for each image.
         seed: of the evaluation.
         purpose: ``SELECTION`` or ``SCORING``: disjoint draws.
-        first_index: number of the first image in the whole evaluation.
+        indices: numbers of the images in the whole evaluation, or that of the first of consecutive ones.
         batch_size: images and draws that f_a sees at a time.
 
     Returns:
@@ -62,7 +63,8 @@ def predictions(
         shape, eps = x.shape[1:], model.transform.config.eps
         like = torch.empty(shape, dtype=model.transform.model.dtype)
         classes = []
-        for i, image in enumerate(x, start=first_index):
+        numbers = range(indices, indices + len(x)) if isinstance(indices, int) else indices
+        for i, image in zip(numbers, x, strict=True):
             generator = keyed_generator(seed, purpose, i)
             starts = torch.stack([random_start(like, eps, generator) for _ in range(nb_draws)]).to(x.device)
             parts = [model(image.expand(len(part), *shape), part).argmax(1) for part in starts.split(batch_size)]

@@ -83,14 +83,15 @@ class Plan:
         """Number of the first image of every chunk."""
         return list(range(0, len(self.x), self.chunk_size))
 
-    def target(self, attack: Attack, first: int) -> Target:
-        """What ``attack`` is given of the chunk that begins with image ``first``."""
+    def target(self, attack: Attack, first: int, pool: Pool | None = None) -> Target:
+        """What ``attack`` is given of the chunk that begins with image ``first``; ``pool``: what was found before."""
         rows = slice(first, first + self.chunk_size)
         # by its name: an attack draws the same whatever else is in the preset
         seed = derived_seed(self.seed, _ATTACK, zlib.crc32(attack.name.encode()), first)
         # copies: what an attack writes into must neither be what it is judged by nor the caller's
         x, y, others = self.x[rows].clone(), self.y[rows].clone(), self.x.clone()
-        return Target(self.defended, x, y, self.threat, seed, self.surrogates, others, self.imitation)
+        best, alive = (None, None) if pool is None else (pool.attacked.to(x), pool.alive.to(x.device))
+        return Target(self.defended, x, y, self.threat, seed, self.surrogates, others, self.imitation, best, alive)
 
     @contextmanager
     def draws(self, first: int) -> Iterator[None]:
@@ -102,6 +103,41 @@ class Plan:
             yield
 
 
+@dataclass(frozen=True)
+class Pool:
+    """For every image of a chunk the strongest result so far.
+
+    Attributes:
+        attacked: images (n, C, H, W).
+        alive: share of the selection draws in which each is right, (n,).
+        selection, scoring: its predicted classes (n, draws).
+    """
+
+    attacked: Tensor
+    alive: Tensor
+    selection: Tensor
+    scoring: Tensor
+
+    @classmethod
+    def joined(cls, pool: Pool | None, chunk: Chunk, y: Tensor) -> Pool:
+        """``pool`` with what ``chunk`` does better; of equals the older stays."""
+        alive = (chunk.selection == y.cpu()[:, None]).double().mean(1)
+        found = cls(chunk.attacked, alive, chunk.selection, chunk.scoring)
+        if pool is None:
+            return found
+        better = alive < pool.alive
+        return cls(
+            torch.where(better.view(-1, 1, 1, 1), found.attacked, pool.attacked),
+            torch.where(better, alive, pool.alive),
+            torch.where(better[:, None], found.selection, pool.selection),
+            torch.where(better[:, None], found.scoring, pool.scoring),
+        )
+
+    def sha256(self) -> str:
+        """Of the images that a continuing attack starts from."""
+        return tensors_sha256([self.attacked, self.alive])
+
+
 def run_all(
     plan: Plan, attacks: list[Attack], folder: RunFolder, progress: Progress | None, shards: Shards
 ) -> tuple[list[AttackResult], dict[str, list[Chunk]]]:
@@ -110,12 +146,13 @@ def run_all(
     chunks: dict[str, list[Chunk]] = {}
     reasons = [attack.missing(plan.target(attack, 0)) for attack in attacks]
     total, done = len(plan.x) * reasons.count(None), 0
+    pools: dict[int, Pool] = {}  # of this process's chunks
     for attack, reason in zip(attacks, reasons, strict=True):
         if reason is not None:
             results.append(AttackResult(attack.name, attack.kind, attack.toolkit, f"not run: {reason}"))
             continue
         report = None if progress is None else partial(_report, progress, attack.name, done, total)
-        made = shards.everyones(_my_chunks(plan, attack, folder, report, shards))
+        made = shards.everyones(_my_chunks(plan, attack, folder, report, shards, pools))
         failures = [f"failed: {outcome}" for _, outcome in sorted(made, key=_first) if isinstance(outcome, str)]
         if failures:
             results.append(AttackResult(attack.name, attack.kind, attack.toolkit, failures[0]))
@@ -134,14 +171,19 @@ def _my_chunks(
     folder: RunFolder,
     report: Callable[[int], None] | None,
     shards: Shards,
+    pools: dict[int, Pool],
 ) -> list[tuple[int, Chunk | str]]:
-    """This process's share; where the attack fails, the error for the chunk, and no further."""
+    """This process's share, which joins the pools; where the attack fails, the error for the chunk, and no further."""
     made: list[tuple[int, Chunk | str]] = []
     for first in shards.mine(plan.firsts()):
         if report is not None:
             report(first)
+        pool = pools.get(first) if attack.continues else None
+        depends = "" if pool is None else pool.sha256()
         try:
-            made.append((first, folder.get(attack.name, first, partial(_run_chunk, plan, attack, first))))
+            chunk = folder.get(attack.name, first, partial(_run_chunk, plan, attack, first, pool), depends)
+            made.append((first, chunk))
+            pools[first] = Pool.joined(pools.get(first), chunk, plan.y[first : first + plan.chunk_size])
         except _AttackError as failure:
             error = failure.__cause__
             logger.warning("%s failed", attack.name, exc_info=error)
@@ -161,9 +203,9 @@ class _AttackError(Exception):
     """An attack raised; anything else that goes wrong (a full disk) ends the evaluation: it must not pass for a weak attack."""
 
 
-def _run_chunk(plan: Plan, attack: Attack, first: int) -> Chunk:
+def _run_chunk(plan: Plan, attack: Attack, first: int, pool: Pool | None = None) -> Chunk:
     with plan.draws(first):
-        target, begin = plan.target(attack, first), time.perf_counter()
+        target, begin = plan.target(attack, first, pool), time.perf_counter()
         plan.defended.eval()
         try:
             raw = attack.run(target).detach()
@@ -174,12 +216,30 @@ def _run_chunk(plan: Plan, attack: Attack, first: int) -> Chunk:
         except Exception as error:  # a toolkit's attack may raise anything; the others still count
             raise _AttackError from error
         seconds = time.perf_counter() - begin
-        selection = predictions(plan.defended, attacked, plan.nb_selection_draws, plan.seed, SELECTION, first)
-        scoring = predictions(plan.defended, attacked, plan.nb_draws, plan.seed, SCORING, first)
+        selection, scoring = _judged(plan, attacked, first, pool)
     # like chunks that are read again, on the CPU
     return Chunk(
         attacked.cpu(), selection.cpu(), scoring.cpu(), target.queries.forward, target.queries.backward, seconds
     )
+
+
+def _judged(plan: Plan, attacked: Tensor, first: int, pool: Pool | None) -> tuple[Tensor, Tensor]:
+    """Classes under the draws that choose and those that score; what a continuing attack left alone is judged already."""
+    numbers = torch.arange(len(attacked))
+    if pool is not None:
+        numbers = numbers[(attacked.cpu() != pool.attacked).flatten(1).any(1)]
+        if len(numbers) == 0:
+            return pool.selection, pool.scoring
+    images, indices = attacked[numbers.to(attacked.device)], (first + numbers).tolist()
+    judged = [
+        predictions(plan.defended, images, draws, plan.seed, purpose, indices)
+        for draws, purpose in ((plan.nb_selection_draws, SELECTION), (plan.nb_draws, SCORING))
+    ]
+    if pool is None:
+        return judged[0], judged[1]
+    selection, scoring = pool.selection.clone(), pool.scoring.clone()
+    selection[numbers], scoring[numbers] = judged[0].cpu(), judged[1].cpu()
+    return selection, scoring
 
 
 def _result(plan: Plan, attack: Attack, chunks: list[Chunk]) -> AttackResult:

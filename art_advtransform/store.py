@@ -72,26 +72,30 @@ class RunFolder:
             started = datetime.now(timezone.utc).isoformat(timespec="seconds")
             write_json(path, {**settings, "started": started})
 
-    def get(self, attack: str, first: int, make: Callable[[], Chunk]) -> Chunk:
-        """The stored chunk that begins with image ``first``; where there is none, what ``make`` returns, stored."""
+    def get(self, attack: str, first: int, make: Callable[[], Chunk], depends: str = "") -> Chunk:
+        """The stored chunk that begins with image ``first``; where there is none, what ``make`` returns, stored.
+
+        ``depends``: what else it was made from than attack and evaluation.
+        """
         if self.folder is None:
             return make()
         path = _chunk_path(self.folder, attack, first)
-        stored = self._load(path, attack)
+        made_by = {"attack": attack, "fingerprint": self.fingerprint, "depends": depends}
+        stored = self._load(path, made_by)
         if stored is None:
             stored = make()
-            self._save(path, attack, stored)
+            self._save(path, made_by, stored)
         return stored
 
-    def _load(self, path: Path, attack: str) -> Chunk | None:
+    def _load(self, path: Path, made_by: dict[str, str]) -> Chunk | None:
         """``None`` where there is nothing of this evaluation; what can't be used is named before it is made again."""
         if not path.exists():
             return None
         try:
             with safe_open(path, framework="pt") as file:
                 meta = file.metadata() or {}
-                if (meta.get("fingerprint"), meta.get("attack")) != (self.fingerprint, attack):
-                    logger.warning("%s is of another evaluation or attack: computed again", path)
+                if not made_by.items() <= meta.items():
+                    logger.warning("%s is of another evaluation, attack or beginning: computed again", path)
                     return None
                 return Chunk(
                     file.get_tensor("attacked"),
@@ -105,12 +109,12 @@ class RunFolder:
             logger.warning("%s is damaged (%s): computed again", path, error)
             return None
 
-    def _save(self, path: Path, attack: str, chunk: Chunk) -> None:
+    def _save(self, path: Path, made_by: dict[str, str], chunk: Chunk) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {k: getattr(chunk, k).cpu().contiguous() for k in ("attacked", "selection", "scoring")}
         metadata = {k: str(getattr(chunk, k)) for k in ("forward", "backward", "seconds")}
         scratch = path.with_suffix(".partial")
-        save_file(tensors, scratch, metadata={**metadata, "attack": attack, "fingerprint": self.fingerprint})
+        save_file(tensors, scratch, metadata={**metadata, **made_by})
         scratch.replace(path)
 
 

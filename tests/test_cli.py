@@ -141,9 +141,9 @@ def test_evaluate_goes_on_where_it_was(
     attacked: list[str] = []
     original = runs._run_chunk
 
-    def spy(plan: Any, attack: Any, first: int) -> Any:
+    def spy(plan: Any, attack: Any, *rest: Any) -> Any:
         attacked.append(attack.name)
-        return original(plan, attack, first)
+        return original(plan, attack, *rest)
 
     monkeypatch.setattr(runs, "_run_chunk", spy)
     before = files(tmp_path / "results")

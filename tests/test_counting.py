@@ -30,7 +30,7 @@ def test_draws_depend_on_the_image_s_number_alone() -> None:
     assert together.shape == (6, 12)
     assert together.dtype == torch.int64
     assert (together != together[:, :1]).any()  # fresh draws
-    alone = [predictions(defended, x[i : i + 1], 12, 0, SCORING, first_index=i) for i in range(6)]
+    alone = [predictions(defended, x[i : i + 1], 12, 0, SCORING, indices=i) for i in range(6)]
     assert torch.equal(together, torch.cat(alone))
     for batch_size in (1, 5):
         assert torch.equal(together, predictions(defended, x, 12, 0, SCORING, batch_size=batch_size))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from art_advtransform.config import ThreatModel
 from art_advtransform.defended import DefendedModel, Queries
 from art_advtransform.gradients import Reparameterized, resolve_gradient
 from art_advtransform.randomness import derived_seed, keyed_generator
+from art_advtransform.transform import random_start
 
 Kind = Literal["white box", "transfer", "black box"]
 Seen = Literal["defended", "f_a", "f_b", "surrogates"]
@@ -61,6 +62,8 @@ class Target:
         surrogates: nets that a black-box attacker trained for himself, by name.
         others: images (m, C, H, W) of other classes that decision-based attacks may start from.
         imitation: h(x, D), trained to imitate g_D(x) (eq. 6).
+        best: for every image the strongest result of the attacks before (n, C, H, W), what a continuing attack starts from.
+        alive: share of the draws that choose in which ``best`` is classified right, (n,).
         queries: passes through the defended model, counted image by image and draw by draw.
     """
 
@@ -72,6 +75,8 @@ class Target:
     surrogates: Mapping[str, nn.Module] = field(default_factory=dict)
     others: Tensor | None = None
     imitation: nn.Module | None = None
+    best: Tensor | None = None
+    alive: Tensor | None = None
     queries: Queries = field(default_factory=Queries)
 
     @contextmanager
@@ -111,6 +116,17 @@ class Target:
         """f_a alone, or another net alone: what a transfer attack differentiates."""
         return DefendedModel(self.defended.classifier if model is None else model, None).eval()
 
+    def start(self) -> Tensor:
+        """Where an attack begins: at the strongest result so far, else at random in the budget."""
+        if self.best is not None:
+            return self.best.clone()
+        return self.project(self.x + random_start(self.x.cpu(), self.threat.eps, self.generator(2)).to(self.x))
+
+    def subset(self, rows: Tensor) -> Target:
+        """The images of these numbers; passes are counted into the same place."""
+        best, alive = (None if t is None else t[rows] for t in (self.best, self.alive))
+        return replace(self, x=self.x[rows], y=self.y[rows], best=best, alive=alive)
+
     def generator(self, *key: int) -> torch.Generator:
         """A generator of the attack's own."""
         return keyed_generator(self.seed, *key)
@@ -146,6 +162,7 @@ class Attack:
         toolkit: the Python package it comes from; a missing one is reported, not an error.
         method: its class there.
         cost: evaluations of f_a(g(.)) for a single draw that it spends on an image, at most.
+        continues: whether it starts from the strongest result so far, and only of the images that are still right in some draw.
     """
 
     name: str
@@ -155,11 +172,20 @@ class Attack:
     toolkit: str = "art_advtransform"
     method: str = ""
     cost: int = 0
+    continues: bool = False
 
     def run(self, target: Target) -> Tensor:
         """Attacked images, shape of ``target.x``."""
-        with target.seen(self.view) as model:
-            return self.generate(target, model)
+        if not self.continues or target.best is None or target.alive is None:
+            target = replace(target, best=None, alive=None)
+            with target.seen(self.view) as model:
+                return self.generate(target, model).detach()
+        attacked, rows = target.best.clone(), torch.nonzero(target.alive > 0).flatten()
+        if len(rows):
+            survivors = target.subset(rows)
+            with survivors.seen(self.view) as model:
+                attacked[rows] = self.generate(survivors, model).detach().to(attacked)
+        return attacked
 
     def missing(self, target: Target) -> str | None:
         """Why it can't run on ``target``, with the remedy; ``None`` if it can."""

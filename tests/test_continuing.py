@@ -1,0 +1,117 @@
+"""Attacks that continue: they start from the strongest result so far, and only of the images that are still right in some draw."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from art_advtransform import runs
+from art_advtransform.attacks.base import Attack, Target
+from art_advtransform.attacks.presets import PRESETS
+from art_advtransform.defended import DefendedModel
+from tests.evaluations import Coin, X, Y, darker, drifting, run, timeless
+from tests.models import fake_attack
+from tests.problems import linear_net
+
+# the class is whether the image is brighter than 0.5
+BRIGHT = DefendedModel(linear_net(torch.tensor([[1.0] * 4, [0.0] * 4]), torch.tensor([-2.0, 0.0])), None)
+LEVELS = torch.tensor([0.52, 0.54, 0.56, 0.58, 0.59, 0.9, 0.95, 0.55])
+IMAGES, LABELS = LEVELS.view(8, 1, 1, 1).repeat(1, 1, 2, 2), torch.zeros(8, dtype=torch.int64)
+
+
+def down(name: str, by: float, seen: list[Target], *, continues: bool) -> Attack:
+    def generate(target: Target, model: DefendedModel) -> Tensor:
+        seen.append(target)
+        return target.start() - by if continues else target.x - by
+
+    return Attack(name, generate, continues=continues)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Target]:
+    found: list[Target] = []
+    monkeypatch.setitem(
+        PRESETS,
+        "mine",
+        lambda: [down("first", 0.03, found, continues=False), down("second", 0.055, found, continues=True)],
+    )
+    return found
+
+
+def test_it_starts_where_the_others_ended_and_takes_the_survivors(seen: list[Target]) -> None:
+    result = run(BRIGHT, IMAGES, LABELS, chunk_size=8)
+    assert result.attacks[0].per_image == [0, 1, 1, 1, 1, 1, 1, 1]
+    assert result.attacks[1].per_image == [0, 0, 1, 1, 1, 1, 1, 0]
+    assert result.worst.per_image == result.attacks[1].per_image
+    second = seen[1]
+    torch.testing.assert_close(second.x, IMAGES[1:])
+    assert second.alive is not None
+    assert second.best is not None
+    assert second.alive.tolist() == [1.0] * 7
+    # of equals the older stays: where the first gained nothing, the clean image is the strongest
+    torch.testing.assert_close(second.best, IMAGES[1:])
+    assert result.attacks[1].max_distance == pytest.approx(0.055, abs=1e-6)
+
+
+def test_where_none_survives_nothing_is_run(seen: list[Target]) -> None:
+    result = run(BRIGHT, IMAGES[:1].repeat(3, 1, 1, 1), LABELS[:3])
+    assert len(seen) == 1
+    assert result.attacks[1].per_image == result.attacks[0].per_image == [0, 0, 0]
+    assert result.attacks[1].forward == 0
+
+
+def test_alone_it_is_an_attack_like_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Target] = []
+    attack = replace(down("alone", 0.05, found, continues=True), continues=False)
+    monkeypatch.setitem(PRESETS, "mine", lambda: [fake_attack("first", darker), attack])
+    run(BRIGHT, IMAGES, LABELS, chunk_size=8)
+    assert found[0].best is None
+    assert len(found[0].x) == 8
+    # from a random start of its own
+    assert 0 < float((found[0].start() - IMAGES).abs().max()) <= 0.1
+    torch.testing.assert_close(found[0].start(), found[0].start())
+
+
+def test_what_is_left_alone_is_not_judged_again(seen: list[Target], monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[int] = []
+    original = runs.predictions
+
+    def spy(model: DefendedModel, x: Tensor, *rest: object) -> Tensor:
+        judged.append(len(x))
+        return original(model, x, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runs, "predictions", spy)
+    with_spy = run(drifting(Coin()), X, Y, chunk_size=10)
+    assert judged[:4] == [10] * 4
+    assert judged[4] == judged[5] == len(seen[1].x) <= 10
+    # and the numbers are those of judging all of them
+    monkeypatch.setattr(runs, "_judged", lambda plan, attacked, first, pool: _all(plan, attacked, first))
+    assert timeless(run(drifting(Coin()), X, Y, chunk_size=10)) == timeless(with_spy)
+
+
+def _all(plan: runs.Plan, attacked: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    numbers = range(first, first + len(attacked))
+    draws = ((plan.nb_selection_draws, runs.SELECTION), (plan.nb_draws, runs.SCORING))
+    selection, scoring = (runs.predictions(plan.defended, attacked, n, plan.seed, p, numbers) for n, p in draws)
+    return selection, scoring
+
+
+def test_another_beginning_is_another_result(
+    seen: list[Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = run(BRIGHT, IMAGES, LABELS, out=tmp_path)
+    calls = len(seen)
+    assert run(BRIGHT, IMAGES, LABELS, out=tmp_path) == first
+    assert len(seen) == calls  # the pool is that of the stored chunks
+    monkeypatch.setitem(
+        PRESETS,
+        "mine",
+        lambda: [down("other", 0.05, seen, continues=False), down("second", 0.055, seen, continues=True)],
+    )
+    again = run(BRIGHT, IMAGES, LABELS, out=tmp_path)
+    assert "beginning: computed again" in caplog.text
+    assert timeless(again) == timeless(run(BRIGHT, IMAGES, LABELS))
