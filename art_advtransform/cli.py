@@ -90,14 +90,19 @@ def train(
 @app.command()
 def evaluate(
     dataset: Dataset = "digits",
-    preset: Annotated[str, typer.Option(help="Which attacks: smoke, quick or paper; see --list.")] = "quick",
+    preset: Annotated[str, typer.Option(help="Which attacks: smoke, quick, paper or strong; see --list.")] = "quick",
     images: Annotated[int, typer.Option(help="Test images.", min=1)] = 100,
-    draws: Annotated[int, typer.Option(help="Draws of D that score each attacked image.", min=1)] = 100,
+    draws: Annotated[int, typer.Option(help="Draws of D that score the worst attacked images.", min=1)] = 100,
+    attack_draws: Annotated[
+        int | None, typer.Option(help="Draws that score each attack; default: as many.", min=1)
+    ] = None,
+    budget: Annotated[float, typer.Option(help="Multiplies the steps of the preset strong.")] = 1.0,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this (may be repeated): undefended, adversarial, 'f_a without g', defended, ..."),
+    ] = None,
     eps: Eps = None,
     seed: Seed = 0,
-    known_draw: Annotated[
-        bool, typer.Option(help="Also evaluate the defence with a D that the attacker knows.")
-    ] = True,
     nets: NetsFolder = None,
     f_b: FB = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default: runs/evaluate-<dataset>.")] = None,
@@ -121,7 +126,7 @@ def evaluate(
 
     # what is cheap to refuse comes before data sets that take a minute to decode
     check_dataset(dataset)
-    attacks = preset_attacks(preset)
+    attacks = preset_attacks(preset, budget)
     if list_attacks:
         console.print(attack_table(attacks, preset))
         return
@@ -136,12 +141,14 @@ def evaluate(
             threat,
             out,
             preset=preset,
-            fixed_draw=known_draw,
+            models=model,
             progress=partial(bar, shown),
             about={"dataset": dataset, "command": command_line()},
             device=place,
             seed=seed,
             nb_draws=draws,
+            nb_attack_draws=attack_draws,
+            budget=budget,
             restart=restart,
         )
     show_evaluations(evaluations, out, as_json=json_output)

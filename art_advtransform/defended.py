@@ -109,17 +109,18 @@ class DefendedModel(nn.Module):
         eot_average: EotAverage = "logits",
         max_iter: int | None = None,
         generator: torch.Generator | None = None,
+        classifier: nn.Module | None = None,
     ) -> DefendedModel:
         """The same networks as an attacker sees them: own backward rule, EOT, steps N of g, draws, and query count.
 
-        Made inside :meth:`frozen`, it stays frozen.
+        With ``classifier`` another net stands behind g. Made inside :meth:`frozen`, it stays frozen.
         """
         transform = self.transform
         if transform is not None:
             transform = transform.with_gradient(gradient or transform.gradient, generator, max_iter)
         # without random starts every draw is the same one
         draws = eot_samples if transform is not None and transform.config.random_start else 1
-        seen = DefendedModel(self.classifier, transform, eot_samples=draws, eot_average=eot_average)
+        seen = DefendedModel(classifier or self.classifier, transform, eot_samples=draws, eot_average=eot_average)
         seen._frozen_seed = self._frozen_seed
         return seen
 

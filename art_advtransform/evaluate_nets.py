@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from art_advtransform.attacks.base import Attack
 from art_advtransform.config import ThreatModel
 from art_advtransform.datasets import ImageSet
 from art_advtransform.defended import DefendedModel
@@ -24,9 +25,10 @@ from art_advtransform.shards import Shards
 from art_advtransform.store import read_attacked
 
 # Nets that a run takes along where they exist; the attacks that need one say so where it doesn't.
-_OPTIONAL = ("adversarial", "surrogate", "imitation")
-FIXED = "defended, known D"
-_ORDER = ("undefended", "adversarial", "defended", FIXED)
+_OPTIONAL = ("adversarial", "surrogate", "imitation", "f_a-defended-2")
+UNDEFENDED, ADVERSARIAL, DEFENDED = "undefended", "adversarial", "defended"
+BARE, FIXED = "f_a without g", "defended, known D"
+_ORDER = (UNDEFENDED, ADVERSARIAL, BARE, DEFENDED, FIXED)
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ class Nets:
         undefended, f_a, f_b: what stands beside one another: a net alone, and f_a(g(.)).
         names: where each came from, for the record.
         adversarial: an adversarially trained net; ``None`` where there is none.
-        surrogates: nets of a black-box attacker.
+        surrogate: a net of a black-box attacker, of another architecture.
         imitation: h(x, D).
+        twin: f_a trained once more, from another seed.
     """
 
     undefended: nn.Module
@@ -46,8 +49,9 @@ class Nets:
     f_b: nn.Module
     names: dict[str, str]
     adversarial: nn.Module | None = None
-    surrogates: Mapping[str, nn.Module] = field(default_factory=dict)
+    surrogate: nn.Module | None = None
     imitation: nn.Module | None = None
+    twin: nn.Module | None = None
 
     @classmethod
     def load(cls, home: str, f_b: str | None = None, device: torch.device | str = "cpu") -> Nets:
@@ -71,17 +75,24 @@ class Nets:
             loaded["f_b"],
             names,
             loaded.get("adversarial"),
-            {"surrogate": loaded["surrogate"]} if "surrogate" in loaded else {},
+            loaded.get("surrogate"),
             loaded.get("imitation"),
+            loaded.get("f_a-defended-2"),
         )
 
     def models(self) -> dict[str, DefendedModel]:
-        """What is evaluated, by name, in the order of tables."""
-        models = {"undefended": DefendedModel(self.undefended, None)}
+        """What can be evaluated, by name, in the order of tables; with a known D, ``FIXED``, the defended one is."""
+        models = {UNDEFENDED: DefendedModel(self.undefended, None)}
         if self.adversarial is not None:
-            models["adversarial"] = DefendedModel(self.adversarial, None)
-        models["defended"] = DefendedModel(self.f_a, LLPGDTransform(self.f_b))
+            models[ADVERSARIAL] = DefendedModel(self.adversarial, None)
+        models[BARE] = DefendedModel(self.f_a, None)
+        models[DEFENDED] = models[FIXED] = DefendedModel(self.f_a, LLPGDTransform(self.f_b))
         return models
+
+    def surrogates(self, model: str) -> dict[str, nn.Module]:
+        """Nets that a black-box attacker of ``model`` may have trained for himself: all without g but the model's own."""
+        nets = {"surrogate": self.surrogate, UNDEFENDED: self.undefended, ADVERSARIAL: self.adversarial}
+        return {name: net for name, net in nets.items() if net is not None and name != model}
 
 
 def evaluate_nets(
@@ -90,8 +101,8 @@ def evaluate_nets(
     threat: ThreatModel,
     out: Path,
     *,
-    preset: str = "quick",
-    fixed_draw: bool = True,
+    preset: str | Sequence[Attack] = "quick",
+    models: Sequence[str] | None = None,
     progress: Callable[[str], Progress] | None = None,
     about: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
@@ -104,8 +115,8 @@ def evaluate_nets(
         data: images to attack.
         threat: budget.
         out: folder; every model has a folder of its own there.
-        preset: of attacks.
-        fixed_draw: evaluate the defence with a known D, too.
+        preset: of attacks, or the attacks themselves.
+        models: which, as :meth:`Nets.models` names them; ``None``: all but f_a without g.
         progress: called with the name of a model, gives the callback for its evaluation.
         about: for the record.
         device: where to compute.
@@ -115,14 +126,14 @@ def evaluate_nets(
         An evaluation for every model, by name.
 
     Raises:
-        TypeError, ValueError: before any work.
+        TypeError, ValueError: before any work; if a model is unknown.
     """
     x, y = data.x.to(device), data.y.to(device)
-    models = nets.models()
-    for model in models.values():
+    chosen = _chosen(nets.models(), models)
+    for model in chosen.values():
         model(x[:1])  # of another data set: refused before any is attacked
     evaluations: dict[str, Evaluation] = {}
-    for name, model in [*models.items(), *([(FIXED, models["defended"])] if fixed_draw else [])]:
+    for name, model in chosen.items():
         evaluations[name] = evaluate(
             model,
             x,
@@ -131,15 +142,25 @@ def evaluate_nets(
             threat,
             out=out / name.replace(", ", "-").replace(" ", "-"),
             fixed_draw=name == FIXED,
-            surrogates=nets.surrogates,
+            surrogates=nets.surrogates(name),
             imitation=nets.imitation,
+            twin=nets.twin,
             progress=None if progress is None else progress(name),
             about={**(about or {}), "model": name, "nets": nets.names},
             **options,
         )
-    if Shards().is_main:
-        _save_examples(models["defended"], evaluations["defended"], x, out)
+    if Shards().is_main and DEFENDED in chosen:
+        _save_examples(chosen[DEFENDED], evaluations[DEFENDED], x, out)
     return evaluations
+
+
+def _chosen(models: dict[str, DefendedModel], names: Sequence[str] | None) -> dict[str, DefendedModel]:
+    if names is None:
+        return {name: model for name, model in models.items() if name != BARE}
+    for name in names:
+        if name not in models:
+            raise ValueError(f"unknown model {name!r}; known: {', '.join(models)}")
+    return {name: model for name, model in models.items() if name in names}
 
 
 def _save_examples(model: DefendedModel, evaluation: Evaluation, x: Tensor, out: Path, n: int = 6) -> None:

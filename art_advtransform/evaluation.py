@@ -18,13 +18,11 @@ from art_advtransform.config import ThreatModel, check_count
 from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import check_images
 from art_advtransform.records import Evaluation, environment
-from art_advtransform.runs import Plan, Progress, run_all, worst_case
+from art_advtransform.runs import CLEAN, Plan, Progress, run_all, worst_case
 from art_advtransform.shards import Shards
 from art_advtransform.store import RunFolder, fingerprint
 
 __all__ = ["Evaluation", "evaluate"]
-
-CLEAN = Attack("no attack", lambda target, model: target.x)
 
 
 def evaluate(
@@ -38,9 +36,12 @@ def evaluate(
     seed: int = 0,
     nb_draws: int = 100,
     nb_selection_draws: int = 20,
+    nb_attack_draws: int | None = None,
+    budget: float = 1.0,
     fixed_draw: bool = False,
     surrogates: Mapping[str, nn.Module] | None = None,
     imitation: nn.Module | None = None,
+    twin: nn.Module | None = None,
     chunk_size: int = 50,
     restart: bool = False,
     progress: Progress | None = None,
@@ -62,11 +63,15 @@ def evaluate(
         threat: budget; ``None``: L-inf 8/255 on [0, 1].
         out: folder for manifest, record and finished chunks (processes share it); ``None`` writes nothing.
         seed: of every draw; results depend on it, not on the batch or the number of draws.
-        nb_draws: K, draws that score each attacked image.
+        nb_draws: K, draws that score the clean images and the worst case.
         nb_selection_draws: K_sel, draws that choose.
+        nb_attack_draws: draws that score single attacks; ``None``: K. Fewer save most of the time of a long preset, since each
+            image is classified anew for every attack, and cost nothing but precision of these lines.
+        budget: multiplies the steps of the preset "strong".
         fixed_draw: attack and score one D for every chunk of images, which the attacker knows, instead of fresh ones: no harder.
         surrogates: nets of a black-box attacker.
         imitation: h(x, D), for the attack through a reparameterisation (eq. 6).
+        twin: f_a', trained like f_a from another seed: what an attacker without f_a transfers from, through g.
         chunk_size: images that are attacked at a time.
         restart: throw away what ``out`` holds.
         progress: called with (attack, images done by all attacks, images in all).
@@ -88,12 +93,14 @@ def evaluate(
         True
     """
     threat = ThreatModel() if threat is None else threat
-    attacks = preset_attacks(preset)
-    for name, value in (("nb_draws", nb_draws), ("nb_selection_draws", nb_selection_draws), ("chunk_size", chunk_size)):
+    attacks = preset_attacks(preset, budget)
+    nb_attack_draws = nb_draws if nb_attack_draws is None else nb_attack_draws
+    counts = {"nb_draws": nb_draws, "nb_selection_draws": nb_selection_draws, "nb_attack_draws": nb_attack_draws}
+    for name, value in {**counts, "chunk_size": chunk_size}.items():
         check_count(name, value)
     check_count("seed", seed, minimum=0)
     surrogates = {} if surrogates is None else surrogates
-    _check_model(defended, threat, surrogates, imitation)
+    _check_model(defended, threat, surrogates, imitation, twin)
     _check_data(defended, images, labels, threat)
     plan = Plan(
         defended,
@@ -103,15 +110,24 @@ def evaluate(
         seed,
         nb_draws,
         nb_selection_draws,
+        nb_attack_draws,
         fixed_draw,
         surrogates,
         imitation,
+        twin,
         chunk_size,
     )
     settings = plan.settings()
     identity = fingerprint(settings)
     named = preset if isinstance(preset, str) else [attack.name for attack in attacks]
-    settings = {**(about or {}), **settings, "preset": named, **environment(images.device), "fingerprint": identity}
+    settings = {
+        **(about or {}),
+        **settings,
+        "preset": named,
+        "budget": budget,
+        **environment(images.device),
+        "fingerprint": identity,
+    }
     settings = json.loads(json.dumps(settings))  # as a record that is read again has them
     shards, folder = Shards(), RunFolder(None if out is None else Path(out), identity)
     if shards.is_main:
@@ -119,7 +135,7 @@ def evaluate(
     shards.wait()
     with left_as_found(*plan.networks().values(), defended):
         results, chunks = run_all(plan, [CLEAN, *attacks], folder, progress, shards)
-    worst, chosen = worst_case(plan, chunks)
+        worst, chosen = worst_case(plan, chunks, folder, shards)
     evaluation = Evaluation(settings, results[0], results[1:], worst, chosen)
     if out is None:
         return evaluation
@@ -127,7 +143,11 @@ def evaluate(
 
 
 def _check_model(
-    defended: DefendedModel, threat: ThreatModel, surrogates: Mapping[str, nn.Module], imitation: nn.Module | None
+    defended: DefendedModel,
+    threat: ThreatModel,
+    surrogates: Mapping[str, nn.Module],
+    imitation: nn.Module | None,
+    twin: nn.Module | None,
 ) -> None:
     if not isinstance(defended, DefendedModel):
         raise TypeError(f"expected a DefendedModel (DefendedModel(net, None) for none), got {type(defended).__name__}")
@@ -140,8 +160,9 @@ def _check_model(
         raise TypeError(f"expected threat to be a ThreatModel, got {type(threat).__name__}")
     if not isinstance(surrogates, Mapping) or not all(isinstance(net, nn.Module) for net in surrogates.values()):
         raise TypeError("expected surrogates as a mapping of names to networks")
-    if imitation is not None and not isinstance(imitation, nn.Module):
-        raise TypeError(f"expected imitation to be a torch.nn.Module, got {type(imitation).__name__}")
+    for name, net in (("imitation", imitation), ("twin", twin)):
+        if net is not None and not isinstance(net, nn.Module):
+            raise TypeError(f"expected {name} to be a torch.nn.Module, got {type(net).__name__}")
 
 
 def _check_data(defended: DefendedModel, x: Tensor, y: Tensor, threat: ThreatModel) -> None:

@@ -30,6 +30,9 @@ class AttackResult:
         forward, backward: passes through the defended model that the attack spent on an image, on average.
         seconds: that it took for all images.
         max_distance: largest change of a pixel.
+        stage: of the attack, where the preset has stages.
+        nb_attacked: images that it ran on: all, or those that the attacks before it had left right in some draw.
+        remaining: accuracy under the per-image worst of all attacks up to this one; ``None`` for none and the worst itself.
     """
 
     name: str
@@ -44,9 +47,12 @@ class AttackResult:
     backward: float = 0.0
     seconds: float = 0.0
     max_distance: float = 0.0
+    stage: str = ""
+    nb_attacked: int = 0
+    remaining: float | None = None
 
     @classmethod
-    def counted(cls, name: str, kind: str, toolkit: str, count: Count, **more: float) -> AttackResult:
+    def counted(cls, name: str, kind: str, toolkit: str, count: Count, **more: Any) -> AttackResult:
         """The result with the numbers of ``count``."""
         per_image: list[float] = count.per_image.tolist()
         return cls(name, kind, toolkit, "", count.mean, count.majority, count.any, per_image, **more)

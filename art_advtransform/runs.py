@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from art_advtransform import __version__
 from art_advtransform.attacks.base import Attack, Target
 from art_advtransform.config import ThreatModel
-from art_advtransform.counting import SCORING, SELECTION, choose, count, predictions
+from art_advtransform.counting import SCORING, SELECTION, count, predictions
 from art_advtransform.defended import DefendedModel
+from art_advtransform.pool import Pool, chosen_attacks, progress_of_worst
 from art_advtransform.randomness import derived_seed
 from art_advtransform.records import AttackResult
 from art_advtransform.shards import Shards
@@ -27,6 +28,7 @@ from art_advtransform.store import Chunk, RunFolder, tensors_sha256
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
+CLEAN = Attack("no attack", lambda target, model: target.x)
 WORST = "per-image worst case"
 # What random numbers are for, beside SELECTION and SCORING.
 _ATTACK, _FIXED_DRAW = 2, 4
@@ -43,9 +45,11 @@ class Plan:
     seed: int
     nb_draws: int
     nb_selection_draws: int
+    nb_attack_draws: int
     fixed_draw: bool
     surrogates: Mapping[str, nn.Module]
     imitation: nn.Module | None
+    twin: nn.Module | None
     chunk_size: int
 
     def settings(self) -> dict[str, Any]:
@@ -58,6 +62,7 @@ class Plan:
             "nb_images": len(self.x),
             "nb_draws": self.nb_draws,
             "nb_selection_draws": self.nb_selection_draws,
+            "nb_attack_draws": self.nb_attack_draws,
             "fixed_draw": self.fixed_draw,
             "seed": self.seed,
             "chunk_size": self.chunk_size,
@@ -76,6 +81,7 @@ class Plan:
             "f_b": self.defended.transform,
             **{f"surrogate {name}": self.surrogates[name] for name in sorted(self.surrogates)},
             "imitation": self.imitation,
+            "twin": self.twin,
         }
         return {name: net for name, net in named.items() if net is not None}
 
@@ -91,7 +97,23 @@ class Plan:
         # copies: what an attack writes into must neither be what it is judged by nor the caller's
         x, y, others = self.x[rows].clone(), self.y[rows].clone(), self.x.clone()
         best, alive = (None, None) if pool is None else (pool.attacked.to(x), pool.alive.to(x.device))
-        return Target(self.defended, x, y, self.threat, seed, self.surrogates, others, self.imitation, best, alive)
+        return Target(
+            self.defended,
+            x,
+            y,
+            self.threat,
+            seed,
+            self.surrogates,
+            others,
+            self.imitation,
+            self.twin,
+            best,
+            alive,
+        )
+
+    def draws_to_score(self, attack: Attack) -> int:
+        """No attack is scored like the worst case; what single attacks do may be told by fewer draws."""
+        return self.nb_draws if attack.name == CLEAN.name else self.nb_attack_draws
 
     @contextmanager
     def draws(self, first: int) -> Iterator[None]:
@@ -101,41 +123,6 @@ class Plan:
             return
         with self.defended.frozen(derived_seed(self.seed, _FIXED_DRAW, first)):
             yield
-
-
-@dataclass(frozen=True)
-class Pool:
-    """For every image of a chunk the strongest result so far.
-
-    Attributes:
-        attacked: images (n, C, H, W).
-        alive: share of the selection draws in which each is right, (n,).
-        selection, scoring: its predicted classes (n, draws).
-    """
-
-    attacked: Tensor
-    alive: Tensor
-    selection: Tensor
-    scoring: Tensor
-
-    @classmethod
-    def joined(cls, pool: Pool | None, chunk: Chunk, y: Tensor) -> Pool:
-        """``pool`` with what ``chunk`` does better; of equals the older stays."""
-        alive = (chunk.selection == y.cpu()[:, None]).double().mean(1)
-        found = cls(chunk.attacked, alive, chunk.selection, chunk.scoring)
-        if pool is None:
-            return found
-        better = alive < pool.alive
-        return cls(
-            torch.where(better.view(-1, 1, 1, 1), found.attacked, pool.attacked),
-            torch.where(better, alive, pool.alive),
-            torch.where(better[:, None], found.selection, pool.selection),
-            torch.where(better[:, None], found.scoring, pool.scoring),
-        )
-
-    def sha256(self) -> str:
-        """Of the images that a continuing attack starts from."""
-        return tensors_sha256([self.attacked, self.alive])
 
 
 def run_all(
@@ -162,7 +149,21 @@ def run_all(
         done += len(plan.x)
         if progress is not None:
             progress(attack.name, done, total)
-    return results, chunks
+    return _with_progress(plan, attacks, results, chunks), chunks
+
+
+def _with_progress(
+    plan: Plan, attacks: list[Attack], results: list[AttackResult], chunks: dict[str, list[Chunk]]
+) -> list[AttackResult]:
+    """``results``, each with what was left before it and after it."""
+    told, filled = progress_of_worst(chunks, plan.y), []
+    for attack, result in zip(attacks, results, strict=True):
+        if attack.name in told and attack is not CLEAN:
+            before, remaining = told[attack.name]
+            attacked = before if attack.continues else len(plan.x)
+            result = replace(result, stage=attack.stage, nb_attacked=attacked, remaining=remaining)
+        filled.append(result)
+    return filled
 
 
 def _my_chunks(
@@ -195,7 +196,7 @@ def _report(progress: Progress, name: str, done: int, total: int, first: int) ->
     progress(name, done + first, total)
 
 
-def _first(numbered: tuple[int, Chunk | str]) -> int:
+def _first(numbered: tuple[int, object]) -> int:
     return numbered[0]
 
 
@@ -216,28 +217,28 @@ def _run_chunk(plan: Plan, attack: Attack, first: int, pool: Pool | None = None)
         except Exception as error:  # a toolkit's attack may raise anything; the others still count
             raise _AttackError from error
         seconds = time.perf_counter() - begin
-        selection, scoring = _judged(plan, attacked, first, pool)
+        selection, scoring = _judged(plan, attacked, first, pool, plan.draws_to_score(attack))
     # like chunks that are read again, on the CPU
     return Chunk(
         attacked.cpu(), selection.cpu(), scoring.cpu(), target.queries.forward, target.queries.backward, seconds
     )
 
 
-def _judged(plan: Plan, attacked: Tensor, first: int, pool: Pool | None) -> tuple[Tensor, Tensor]:
+def _judged(plan: Plan, attacked: Tensor, first: int, pool: Pool | None, nb_draws: int) -> tuple[Tensor, Tensor]:
     """Classes under the draws that choose and those that score; what a continuing attack left alone is judged already."""
     numbers = torch.arange(len(attacked))
     if pool is not None:
         numbers = numbers[(attacked.cpu() != pool.attacked).flatten(1).any(1)]
         if len(numbers) == 0:
-            return pool.selection, pool.scoring
+            return pool.selection, pool.scoring[:, :nb_draws]
     images, indices = attacked[numbers.to(attacked.device)], (first + numbers).tolist()
     judged = [
         predictions(plan.defended, images, draws, plan.seed, purpose, indices)
-        for draws, purpose in ((plan.nb_selection_draws, SELECTION), (plan.nb_draws, SCORING))
+        for draws, purpose in ((plan.nb_selection_draws, SELECTION), (nb_draws, SCORING))
     ]
     if pool is None:
         return judged[0], judged[1]
-    selection, scoring = pool.selection.clone(), pool.scoring.clone()
+    selection, scoring = pool.selection.clone(), pool.scoring[:, :nb_draws].clone()
     selection[numbers], scoring[numbers] = judged[0].cpu(), judged[1].cpu()
     return selection, scoring
 
@@ -257,14 +258,28 @@ def _result(plan: Plan, attack: Attack, chunks: list[Chunk]) -> AttackResult:
     )
 
 
-def worst_case(plan: Plan, chunks: dict[str, list[Chunk]]) -> tuple[AttackResult, list[str]]:
-    """Per image the worst attack, chosen on the selection draws, scored on the scoring draws; and its name."""
-    names = list(chunks)
-    right = [
-        (torch.cat([c.selection for c in chunks[n]]).to(plan.y) == plan.y[:, None]).double().mean(1) for n in names
-    ]
-    best = choose(torch.stack(right))
-    scoring = torch.stack([torch.cat([c.scoring for c in chunks[n]]) for n in names]).to(plan.y.device)
-    picked = scoring[best, torch.arange(len(best), device=best.device)]
-    worst = AttackResult.counted(WORST, "worst case", "all", count(picked, plan.y, plan.seed))
-    return worst, [names[i] for i in best.tolist()]
+def worst_case(
+    plan: Plan, chunks: dict[str, list[Chunk]], folder: RunFolder, shards: Shards
+) -> tuple[AttackResult, list[str]]:
+    """Per image the worst attack, chosen on the selection draws, scored on all the scoring draws; and its name."""
+    names = chosen_attacks(chunks, plan.y)
+    made = []
+    for first in shards.mine(plan.firsts()):
+        rows = enumerate(names[first : first + plan.chunk_size])
+        picked = [(chunks[name][first // plan.chunk_size], i) for i, name in rows]
+        if plan.nb_attack_draws == plan.nb_draws:  # they have been scored by all draws
+            made.append((first, torch.stack([chunk.scoring[i] for chunk, i in picked])))
+            continue
+        attacked = torch.stack([chunk.attacked[i] for chunk, i in picked])
+        selection = torch.stack([chunk.selection[i] for chunk, i in picked])
+        make = partial(_scored, plan, attacked, selection, first)
+        made.append((first, folder.get(WORST, first, make, tensors_sha256([attacked])).scoring))
+    scoring = torch.cat([part for _, part in sorted(shards.everyones(made), key=_first)]).to(plan.y.device)
+    return AttackResult.counted(WORST, "worst case", "all", count(scoring, plan.y, plan.seed)), names
+
+
+def _scored(plan: Plan, attacked: Tensor, selection: Tensor, first: int) -> Chunk:
+    begin = time.perf_counter()
+    with plan.draws(first):
+        scoring = predictions(plan.defended, attacked.to(plan.x), plan.nb_draws, plan.seed, SCORING, first)
+    return Chunk(attacked, selection, scoring.cpu(), 0, 0, time.perf_counter() - begin)

@@ -177,4 +177,4 @@ def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 # What may differ between runs that go on from one another, or says nothing to a reader.
-_INCIDENTAL = ("fingerprint", "command", "versions", "python", "device", "threads", "preset", "nets")
+_INCIDENTAL = ("fingerprint", "command", "versions", "python", "device", "threads", "preset", "budget", "nets")

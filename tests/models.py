@@ -106,7 +106,17 @@ def digits_target(model: DefendedModel, n: int = 6, seed: int = 0, *, surrogate:
     """The first ``n`` sampled test images, under the budget that digits have."""
     data = digits("test").sample(n)
     surrogates = {"surrogate": load_pretrained("digits/surrogate")} if surrogate else {}
-    return Target(model, data.x, data.y, DIGITS_THREAT, seed, surrogates, data.x, imitation())
+    return Target(
+        model,
+        data.x,
+        data.y,
+        DIGITS_THREAT,
+        seed,
+        surrogates,
+        data.x,
+        imitation(),
+        load_pretrained("digits/undefended"),
+    )
 
 
 def imitation() -> FCN:

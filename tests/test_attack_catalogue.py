@@ -54,7 +54,7 @@ CHEAP: dict[str, Callable[..., Attack]] = {
     "average_start": lambda *full: average_start(4, 3),
     "released_bpda": released_bpda,
 }
-LENGTHS = {"smoke": 2, "quick": 9, "paper": 13}
+LENGTHS = {"smoke": 2, "quick": 9, "paper": 13, "strong": 31}
 ENTRIES = [(preset, index) for preset, length in LENGTHS.items() for index in range(length)]
 
 every_entry = pytest.mark.parametrize(("preset", "index"), ENTRIES)
@@ -66,6 +66,11 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, make in CHEAP.items():
         assert hasattr(presets, name)
         monkeypatch.setattr(presets, name, make)
+
+
+def entries(preset: str) -> list[Attack]:
+    """The preset, "strong" at the smallest budget: made by `cheap` or scaled, nothing takes long."""
+    return preset_attacks(preset, 1e-3 if preset == "strong" else 1.0)
 
 
 def block(monkeypatch: pytest.MonkeyPatch, toolkit: str) -> None:
@@ -95,7 +100,7 @@ def test_entries_can_be_told_apart(preset: str) -> None:
 def test_names_carry_the_settings(cheap: None) -> None:
     # so that a record of cheaper attacks can't be taken for one of the preset
     for preset in PRESETS:
-        few, full = preset_attacks(preset), PRESETS[preset]
+        few, full = entries(preset), PRESETS[preset]
         assert len(few) == len(full())
     assert preset_attacks("smoke")[1].name == "BPDA-I: PGD-2, EOT 1"
     assert preset_attacks("quick")[0].name == "white-box transfer: PGD-8 on f_a"
@@ -145,7 +150,7 @@ def test_an_entry_runs_or_says_what_it_needs(preset: str, index: int, monkeypatc
 def test_an_entry_needs_its_toolkit_and_no_other(
     preset: str, index: int, cheap: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attack = preset_attacks(preset)[index]
+    attack = entries(preset)[index]
     for toolkit in TOOLKITS:
         if toolkit != attack.toolkit:
             block(monkeypatch, toolkit)
@@ -189,14 +194,17 @@ def test_what_an_undefended_net_and_no_surrogate_leave_out() -> None:
 def test_an_entry_changes_images_within_the_budget(preset: str, index: int, cheap: None) -> None:
     target = digits_target(defended(), 4)
     clean = target.x.clone()
-    attacked = target.project(preset_attacks(preset)[index].run(target).detach())
+    attack = entries(preset)[index]
+    attacked = target.project(attack.run(target).detach())
     assert torch.equal(target.x, clean)
     assert attacked.shape == clean.shape
     assert attacked.dtype == clean.dtype
     assert bool(torch.isfinite(attacked).all())
     changed = (attacked - clean).abs().flatten(1).amax(1)
     assert float(changed.max()) <= DIGITS_THREAT.eps + 1e-6
-    assert int((changed > 0.01).sum()) >= 3  # some leave an image alone that a draw gets wrong as it is
+    # these leave an image alone that the net attacked, or a draw, gets wrong as it is: f_a without g most of them
+    least = 1 if attack.method in ("APGD", "APGDT", "Square") else 3
+    assert int((changed > 0.01).sum()) >= least
     assert float(attacked.min()) >= 0
     assert float(attacked.max()) <= 1
 

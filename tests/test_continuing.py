@@ -12,6 +12,7 @@ from torch import Tensor
 from art_advtransform import runs
 from art_advtransform.attacks.base import Attack, Target
 from art_advtransform.attacks.presets import PRESETS
+from art_advtransform.counting import SCORING, SELECTION, predictions
 from art_advtransform.defended import DefendedModel
 from tests.evaluations import Coin, X, Y, darker, drifting, run, timeless
 from tests.models import fake_attack
@@ -78,25 +79,25 @@ def test_alone_it_is_an_attack_like_others(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_is_left_alone_is_not_judged_again(seen: list[Target], monkeypatch: pytest.MonkeyPatch) -> None:
     judged: list[int] = []
-    original = runs.predictions
+    original = predictions
 
     def spy(model: DefendedModel, x: Tensor, *rest: object) -> Tensor:
         judged.append(len(x))
         return original(model, x, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runs, "predictions", spy)
+    monkeypatch.setattr("art_advtransform.runs.predictions", spy)
     with_spy = run(drifting(Coin()), X, Y, chunk_size=10)
     assert judged[:4] == [10] * 4
     assert judged[4] == judged[5] == len(seen[1].x) <= 10
     # and the numbers are those of judging all of them
-    monkeypatch.setattr(runs, "_judged", lambda plan, attacked, first, pool: _all(plan, attacked, first))
+    monkeypatch.setattr(runs, "_judged", lambda plan, attacked, first, pool, nb_draws: _all(plan, attacked, first))
     assert timeless(run(drifting(Coin()), X, Y, chunk_size=10)) == timeless(with_spy)
 
 
 def _all(plan: runs.Plan, attacked: Tensor, first: int) -> tuple[Tensor, Tensor]:
     numbers = range(first, first + len(attacked))
-    draws = ((plan.nb_selection_draws, runs.SELECTION), (plan.nb_draws, runs.SCORING))
-    selection, scoring = (runs.predictions(plan.defended, attacked, n, plan.seed, p, numbers) for n, p in draws)
+    draws = ((plan.nb_selection_draws, SELECTION), (plan.nb_draws, SCORING))
+    selection, scoring = (predictions(plan.defended, attacked, n, plan.seed, p, numbers) for n, p in draws)
     return selection, scoring
 
 

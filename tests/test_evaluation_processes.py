@@ -109,7 +109,7 @@ def test_the_command_in_two_processes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "art_advtransform", "evaluate", "--preset", "smoke", "--images", "6", "--draws", "3"]
     ended = subprocess.run(
-        [*command, "--no-known-draw"],
+        [*command, "--model", "undefended", "--model", "defended"],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,

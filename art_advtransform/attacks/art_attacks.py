@@ -27,6 +27,7 @@ def art_attack(
     *,
     kind: Kind = "white box",
     cost: int = 0,
+    continues: bool = False,
     **options: Any,
 ) -> Attack:
     """Any untargeted attack of ``art.attacks.evasion``.
@@ -37,6 +38,7 @@ def art_attack(
         view: how it sees the model; ``None``: f_a(g(.)), BPDA-I, one draw a call.
         kind: what the attacker knows.
         cost: evaluations that it spends on an image, at most.
+        continues: only the images that are still right in some draw; the toolkit's attack begins where it always does.
         options: of the class; a value that depends on the budget is a function of the threat model. eps and batch_size are those
             of the evaluation, where the class has them.
 
@@ -51,7 +53,7 @@ def art_attack(
     def generate(target: Target, model: DefendedModel) -> Tensor:
         return run_art(method, target, model, options)
 
-    return Attack(name, generate, kind, view, "art", method, cost)
+    return Attack(name, generate, kind, view, "art", method, cost, continues)
 
 
 def run_art(method: str, target: Target, model: DefendedModel, options: Mapping[str, Any]) -> Tensor:

@@ -20,7 +20,7 @@ from art_advtransform.randomness import derived_seed, keyed_generator
 from art_advtransform.transform import random_start
 
 Kind = Literal["white box", "transfer", "black box"]
-Seen = Literal["defended", "f_a", "f_b", "surrogates"]
+Seen = Literal["defended", "f_a", "f_b", "surrogates", "twin"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class View:
     """How an attack sees the model: what it differentiates or queries, by which backward rule, over which draws.
 
     Attributes:
-        model: ``"defended"``: f_a(g(.)); ``"f_a"`` or ``"f_b"`` alone; ``"surrogates"``: the mean logits of the attacker's nets.
+        model: ``"defended"``: f_a(g(.)); ``"f_a"`` or ``"f_b"`` alone; ``"surrogates"``: the mean logits of the attacker's nets;
+            ``"twin"``: f_a'(g(.)), f_a' an independent copy.
         gradient: backward rule of g, a name in ``GRADIENTS`` or an instance.
         eot_samples: draws of D that one call averages.
         frozen: one draw of D, the same for every image and call, instead of fresh ones.
@@ -46,7 +47,7 @@ class View:
     @property
     def needs_transform(self) -> bool:
         """Whether there is nothing to see of an undefended model."""
-        return self.model == "f_b" or self.gradient != "identity" or self.max_iter is not None or self.uses_g
+        return self.model in ("f_b", "twin") or self.gradient != "identity" or self.max_iter is not None or self.uses_g
 
 
 @dataclass
@@ -62,6 +63,7 @@ class Target:
         surrogates: nets that a black-box attacker trained for himself, by name.
         others: images (m, C, H, W) of other classes that decision-based attacks may start from.
         imitation: h(x, D), trained to imitate g_D(x) (eq. 6).
+        twin: f_a', trained like f_a from another seed.
         best: for every image the strongest result of the attacks before (n, C, H, W), what a continuing attack starts from.
         alive: share of the draws that choose in which ``best`` is classified right, (n,).
         queries: passes through the defended model, counted image by image and draw by draw.
@@ -75,6 +77,7 @@ class Target:
     surrogates: Mapping[str, nn.Module] = field(default_factory=dict)
     others: Tensor | None = None
     imitation: nn.Module | None = None
+    twin: nn.Module | None = None
     best: Tensor | None = None
     alive: Tensor | None = None
     queries: Queries = field(default_factory=Queries)
@@ -90,7 +93,8 @@ class Target:
         elif view.model == "surrogates":
             yield self.bare(_MeanLogits(list(self.surrogates.values())))
         else:
-            model = self.view(view.gradient, view.eot_samples, view.max_iter)
+            target = self if view.model == "defended" else self.of_twin()
+            model = target.view(view.gradient, view.eot_samples, view.max_iter)
             with model.frozen(derived_seed(self.seed)) if view.frozen and not model.is_frozen else nullcontext():
                 yield model
 
@@ -111,6 +115,11 @@ class Target:
         )
         view.queries = self.queries
         return view.eval()
+
+    def of_twin(self) -> Target:
+        """The same images in front of f_a'(g(.))."""
+        assert self.twin is not None  # Attack.missing says so before
+        return replace(self, defended=self.defended.view(classifier=self.twin))
 
     def bare(self, model: nn.Module | None = None) -> DefendedModel:
         """f_a alone, or another net alone: what a transfer attack differentiates."""
@@ -163,6 +172,7 @@ class Attack:
         method: its class there.
         cost: evaluations of f_a(g(.)) for a single draw that it spends on an image, at most.
         continues: whether it starts from the strongest result so far, and only of the images that are still right in some draw.
+        stage: of an evaluation in stages, for figures.
     """
 
     name: str
@@ -173,6 +183,7 @@ class Attack:
     method: str = ""
     cost: int = 0
     continues: bool = False
+    stage: str = ""
 
     def run(self, target: Target) -> Tensor:
         """Attacked images, shape of ``target.x``."""
@@ -195,6 +206,8 @@ class Attack:
             return "there is no transform to see through"
         if self.view.model == "surrogates" and not target.surrogates:
             return "needs a surrogate net"
+        if self.view.model == "twin" and target.twin is None:
+            return "needs an independent copy of f_a"
         if self.view.gradient == "reparameterized" and target.imitation is None:
             return "needs a network h that imitates g"
         return None

@@ -27,6 +27,7 @@ def foolbox_attack(
     kind: Kind = "white box",
     cost: int = 0,
     criterion: Callable[[Target], Any] | None = None,
+    continues: bool = False,
     **options: Any,
 ) -> Attack:
     """Any attack of ``foolbox.attacks`` that takes a budget in L-inf.
@@ -38,6 +39,7 @@ def foolbox_attack(
         kind: what the attacker knows.
         cost: evaluations that it spends on an image, at most.
         criterion: what counts as success, made for the images at hand; ``None``: misclassification.
+        continues: only the images that are still right in some draw; the toolkit's attack begins where it always does.
         options: of the class; a value that depends on the budget is a function of the threat model.
 
     Example:
@@ -55,7 +57,7 @@ def foolbox_attack(
             _, attacked, _ = attack(_foolbox_model(model, target), target.x, wanted, epsilons=target.threat.eps)
         return torch.as_tensor(attacked)
 
-    return Attack(name, generate, kind, View() if view is None else view, "foolbox", method, cost)
+    return Attack(name, generate, kind, View() if view is None else view, "foolbox", method, cost, continues)
 
 
 def gen_attack(steps: int = 100, population: int = 10) -> Attack:

@@ -18,6 +18,7 @@ from art_advtransform.attacks.art_attacks import (
 from art_advtransform.attacks.base import Attack
 from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
 from art_advtransform.attacks.released import released_bpda
+from art_advtransform.attacks.strong import strong
 from art_advtransform.attacks.torchattacks_attacks import auto_pgd
 from art_advtransform.unrolled import Softsign, Tanh
 
@@ -60,20 +61,23 @@ def _paper() -> list[Attack]:
     ]
 
 
-PRESETS: dict[str, Callable[[], list[Attack]]] = {"smoke": _smoke, "quick": _quick, "paper": _paper}
+PRESETS: dict[str, Callable[[], list[Attack]]] = {"smoke": _smoke, "quick": _quick, "paper": _paper, "strong": strong}
 
 
-def preset_attacks(preset: str | Sequence[Attack]) -> list[Attack]:
-    """The attacks of ``preset``, or those given.
+def preset_attacks(preset: str | Sequence[Attack], budget: float = 1.0) -> list[Attack]:
+    """The attacks of ``preset``, or those given; ``budget`` multiplies the steps of "strong", and of it alone.
 
     Raises:
-        ValueError: if it is unknown (the message lists the known ones), or two attacks share a name.
+        ValueError: if it is unknown (the message lists the known ones), or two attacks share a name, or there is no budget
+            to scale.
         TypeError: if something given is no attack.
     """
     if isinstance(preset, str):
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
-        return PRESETS[preset]()
+        if budget != 1.0 and preset != "strong":
+            raise ValueError(f"expected budget 1 for preset {preset!r}, got {budget}: only strong can be scaled")
+        return strong(budget) if budget != 1.0 else PRESETS[preset]()
     attacks = list(preset)
     for attack in attacks:
         if not isinstance(attack, Attack):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from art_advtransform.attacks.base import Attack, Kind, Target, View, settings
+from art_advtransform.attacks.base import Attack, Kind, Seen, Target, View, settings
 from art_advtransform.defended import DefendedModel
 from art_advtransform.randomness import global_seed
 
@@ -20,6 +20,7 @@ def torchattacks_attack(
     *,
     kind: Kind = "white box",
     cost: int = 0,
+    continues: bool = False,
     **options: Any,
 ) -> Attack:
     """Any untargeted attack of ``torchattacks``; it takes images in [0, 1].
@@ -30,6 +31,7 @@ def torchattacks_attack(
         view: how it sees the model; ``None``: f_a(g(.)), BPDA-I, one draw a call.
         kind: what the attacker knows.
         cost: evaluations that it spends on an image, at most.
+        continues: only the images that are still right in some draw; the toolkit's attack begins where it always does.
         options: of the class; a value that depends on the budget is a function of the threat model. eps and seed are those of the
             evaluation, where the class has them.
 
@@ -53,20 +55,67 @@ def torchattacks_attack(
             attacked = attack(target.x, target.y)
         return torch.as_tensor(attacked)
 
-    return Attack(name, generate, kind, view, "torchattacks", method, cost)
+    return Attack(name, generate, kind, view, "torchattacks", method, cost, continues)
 
 
-def auto_pgd(max_iter: int = 40, eot_samples: int = 10, loss: Literal["ce", "dlr"] = "ce") -> Attack:
+def auto_pgd(
+    max_iter: int = 40, eot_samples: int = 10, loss: Literal["ce", "dlr"] = "ce", *, continues: bool = False
+) -> Attack:
     """APGD (Croce & Hein 2020, arXiv 2003.01690) along BPDA-I gradients with EOT.
 
     The averaging is the view's, on logits: APGD then compares losses of ``eot_samples`` draws with one another.
     """
     name = f"BPDA-I: APGD-{loss.upper()}-{max_iter}, EOT {eot_samples}"
     cost = (max_iter + 2) * eot_samples
-    return torchattacks_attack(name, "APGD", View(eot_samples=eot_samples), cost=cost, steps=max_iter, loss=loss)
+    view = View(eot_samples=eot_samples)
+    return torchattacks_attack(name, "APGD", view, cost=cost, continues=continues, steps=max_iter, loss=loss)
 
 
-def square(n_queries: int = 1000) -> Attack:
-    """Square attack (Andriushchenko et al. 2020, arXiv 1912.00049) on single draws."""
-    name = f"Square: {n_queries} queries"
-    return torchattacks_attack(name, "Square", kind="black box", cost=n_queries + 2, n_queries=n_queries)
+def square(n_queries: int = 1000, eot_samples: int = 1, *, continues: bool = False) -> Attack:
+    """Square attack (Andriushchenko et al. 2020, arXiv 1912.00049); every query is the mean logits of ``eot_samples`` draws."""
+    name = f"Square: {n_queries} queries" + (f" of {eot_samples} draws" if eot_samples > 1 else "")
+    cost = (n_queries + 2) * eot_samples
+    view = View(eot_samples=eot_samples)
+    return torchattacks_attack(
+        name, "Square", view, kind="black box", cost=cost, continues=continues, n_queries=n_queries
+    )
+
+
+def spsa(max_iter: int = 20, nb_samples: int = 64, *, continues: bool = False) -> Attack:
+    """SPSA (Uesato et al. 2018, arXiv 1802.05666): Adam along slopes in random directions of signs, each of fresh draws."""
+    return torchattacks_attack(
+        f"SPSA: {max_iter} steps of {nb_samples} pairs",
+        "SPSA",
+        kind="black box",
+        cost=2 * max_iter * nb_samples,
+        continues=continues,
+        nb_iter=max_iter,
+        nb_sample=nb_samples,
+        delta=lambda threat: threat.eps / 4,
+        lr=lambda threat: threat.eps / 4,
+    )
+
+
+def momentum_transfer(max_iter: int, seen: Seen, *, variance: bool = False) -> Attack:
+    """MI-FGSM (Dong et al. 2018, arXiv 1710.06081), or with ``variance`` VMI-FGSM (Wang & He 2021), on another net than the model.
+
+    Unlike APGD they go on where the net attacked is wrong already, as f_a without g is on most images.
+    """
+    method = "VMIFGSM" if variance else "MIFGSM"
+    return torchattacks_attack(
+        f"transfer: {'VMI' if variance else 'MI'}-FGSM-{max_iter} on {seen}",
+        method,
+        View(seen),
+        kind="transfer",
+        continues=True,
+        steps=max_iter,
+        alpha=lambda threat: threat.eps / 8,
+    )
+
+
+def auto_pgd_transfer(max_iter: int, seen: Seen, *, targeted: bool = False) -> Attack:
+    """APGD-CE or APGD-T (Croce & Hein 2020, arXiv 2003.01690) on a net without g: where there is no defence, the attack on it."""
+    name = f"{'APGD-T' if targeted else 'APGD-CE'}-{max_iter} on {seen}"
+    options: dict[str, Any] = {} if targeted else {"loss": "ce"}
+    method = "APGDT" if targeted else "APGD"
+    return torchattacks_attack(name, method, View(seen), kind="transfer", continues=True, steps=max_iter, **options)

@@ -1,0 +1,131 @@
+"""L5: what adaptive attacks share: losses of single draws, the climb with momentum, and the iterate that is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from art_advtransform.attacks.base import Target
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Direction = Callable[[Tensor], Tensor]
+
+# Beyond this lead of another class a draw counts as won, and its gradient goes to the draws that are not.
+_WON_BY = 2.0
+# How often the climb looks which iterate is best, and over how many draws.
+LOOKS, LOOK_DRAWS = 8, 16
+
+
+class Keeper:
+    """The best iterate of each image by a few draws of its own, and which wrong class leads there on average.
+
+    Attributes:
+        best: images (n, C, H, W).
+        right: share of its draws that are right, (n,).
+        leading: class (n,).
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.model = target.view()
+        self.nb_draws = LOOK_DRAWS if self.model.randomized else 1
+        self.best = target.start()
+        self.right = torch.full((len(target.x),), torch.inf, dtype=target.x.dtype, device=target.x.device)
+        self.leading = target.y
+
+    def look(self, x_adv: Tensor) -> None:
+        """Compare these iterates with the best so far; of equals the younger stays."""
+        with torch.no_grad():
+            logits = self.model(x_adv.repeat_interleave(self.nb_draws, 0)).unflatten(0, (len(x_adv), self.nb_draws))
+        right = (logits.argmax(2) == self.target.y[:, None]).to(x_adv).mean(1)
+        better = right <= self.right
+        self.best = torch.where(better.view(-1, 1, 1, 1), x_adv, self.best)
+        self.right = torch.where(better, right, self.right)
+        self.leading = logits.mean(1).scatter(1, self.target.y[:, None], -torch.inf).argmax(1)
+
+
+def climb(
+    keeper: Keeper,
+    x_adv: Tensor,
+    direction: Direction,
+    max_iter: int,
+    *,
+    momenta: Sequence[float] = (0.0,),
+    eps_steps: tuple[float, float] = (1 / 4, 1 / 16),
+    looks: int = LOOKS,
+) -> Tensor:
+    """Sign steps along ``direction``, inside the budget.
+
+    Args:
+        keeper: is shown ``looks`` iterates on the way, and the last.
+        x_adv: where it begins, (n, C, H, W).
+        direction: from iterates to what is climbed, both (n, C, H, W).
+        max_iter: steps.
+        momenta: coefficients of momentum; with several, the step follows the mean of their buffers (Lucas et al. 2019,
+            aggregated momentum, arXiv 1804.00325).
+        eps_steps: first and last step as shares of the budget; between them they fall linearly.
+        looks: see ``keeper``.
+
+    Returns:
+        The last iterate; the best is the keeper's.
+    """
+    eps, (first, last) = keeper.target.threat.eps, eps_steps
+    buffers = [torch.zeros_like(x_adv) for _ in momenta]
+    shown = {max_iter * k // looks for k in range(looks)}
+    for t in range(max_iter):
+        if t in shown:
+            keeper.look(x_adv)
+        d = scaled(direction(x_adv))
+        for beta, buffer in zip(momenta, buffers, strict=True):
+            buffer.mul_(beta).add_(d, alpha=1 - beta)
+        eps_step = eps * (first + (last - first) * t / max(max_iter - 1, 1))
+        x_adv = keeper.target.project(x_adv + eps_step * torch.stack(buffers).mean(0).sign())
+    keeper.look(x_adv)
+    return x_adv
+
+
+def looks_cost(looks: int = LOOKS) -> int:
+    """Evaluations of an image that the keeper's looks cost in a climb, at most."""
+    return (looks + 1) * LOOK_DRAWS
+
+
+def expected_gradient(model: torch.nn.Module, x: Tensor, loss: Loss, y: Tensor, draws: int) -> Tensor:
+    """Gradient of the mean over ``draws`` draws of the loss (not of the loss of mean logits); shape of ``x``."""
+    leaf = x.detach().requires_grad_()
+    value = loss(model(leaf.repeat_interleave(draws, 0)), y.repeat_interleave(draws))
+    (gradient,) = torch.autograd.grad(value.sum() / draws, leaf)
+    return gradient
+
+
+def scaled(gradient: Tensor) -> Tensor:
+    """To mean absolute value 1 for each image; zero stays zero."""
+    scale = gradient.abs().mean((1, 2, 3), keepdim=True)
+    return gradient / scale.clamp_min(torch.finfo(gradient.dtype).tiny)
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """For each row."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Lead of the best other class over the label, at most 2: what is won has no gradient."""
+    other = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    return (other - _of(logits, y)).clamp_max(_WON_BY)
+
+
+def towards(classes: Tensor) -> Loss:
+    """Lead of the given class of each image (n,) over the label; rows are the images' draws, side by side."""
+
+    def loss(logits: Tensor, y: Tensor) -> Tensor:
+        wanted = classes.repeat_interleave(len(y) // len(classes))
+        return (_of(logits, wanted) - _of(logits, y)).clamp_max(_WON_BY)
+
+    return loss
+
+
+def _of(logits: Tensor, classes: Tensor) -> Tensor:
+    return logits.gather(1, classes[:, None])[:, 0]

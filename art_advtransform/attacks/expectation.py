@@ -1,0 +1,95 @@
+"""L5: PGD on the expected loss, with everything that the strong evaluation varies: loss, draws, momentum, steps, backward rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from art_advtransform.attacks.base import Attack, Seen, Target, View
+from art_advtransform.attacks.climbing import (
+    Keeper,
+    climb,
+    cross_entropy,
+    expected_gradient,
+    looks_cost,
+    margin,
+    towards,
+)
+from art_advtransform.backward import GradientEstimator
+from art_advtransform.config import check_count
+from art_advtransform.defended import DefendedModel
+
+LossName = Literal["ce", "margin", "targeted"]
+
+
+def expectation_pgd(
+    max_iter: int,
+    eot_samples: int,
+    *,
+    loss: LossName = "margin",
+    gradient: str | GradientEstimator = "identity",
+    rule: str = "BPDA-I",
+    momenta: Sequence[float] = (0.0,),
+    eps_steps: tuple[float, float] = (1 / 4, 1 / 16),
+    nb_steps: int | None = None,
+    seen: Seen = "defended",
+    continues: bool = True,
+) -> Attack:
+    """PGD along the gradient of E_D loss(f_a(g_D(x)), y), the mean over draws of the loss, not the loss of mean logits.
+
+    Args:
+        max_iter: steps.
+        eot_samples: draws of D a step; 1 where the model has no randomness.
+        loss: "ce": cross-entropy; "margin": the lead of the best other class, capped where a draw is won; "targeted": the same
+            towards the class that leads on average, chosen anew at every look.
+        gradient: backward rule of g.
+        rule: what the entry's name calls it.
+        momenta: see :func:`~art_advtransform.attacks.climbing.climb`.
+        eps_steps: first and last step as shares of the budget; between them they fall linearly.
+        nb_steps: steps N of g as the attacker differentiates it; ``None``: those of the defence.
+        seen: what is differentiated: "defended", or "twin", an independent copy.
+        continues: start from the strongest result so far, on the survivors.
+
+    Returns:
+        The attack; it returns, of the iterates that it looks at, the one that is right in the fewest of 16 draws.
+
+    Raises:
+        ValueError: if a number or the loss is not one of those above.
+
+    Example:
+        >>> expectation_pgd(100, 4, momenta=(0, 0.9)).name
+        'BPDA-I: mean margin, PGD-100, 4 draws, momentum 0/0.9'
+    """
+    check_count("max_iter", max_iter)
+    check_count("eot_samples", eot_samples)
+    if loss not in get_args(LossName):
+        raise ValueError(f"unknown loss {loss!r}; known: {', '.join(get_args(LossName))}")
+    if not momenta or not all(0 <= beta < 1 for beta in momenta):
+        raise ValueError(f"expected momenta in [0, 1), got {tuple(momenta)}")
+
+    def generate(target: Target, model: DefendedModel) -> Tensor:
+        keeper = Keeper(target)
+        draws = eot_samples if model.randomized else 1
+
+        def direction(x_adv: Tensor) -> Tensor:
+            chosen = {"ce": cross_entropy, "margin": margin, "targeted": towards(keeper.leading)}[loss]
+            return expected_gradient(model, x_adv, chosen, target.y, draws)
+
+        climb(keeper, keeper.best, direction, max_iter, momenta=momenta, eps_steps=eps_steps)
+        return keeper.best
+
+    name = f"{rule}: mean {loss}, PGD-{max_iter}, {eot_samples} {'draw' if eot_samples == 1 else 'draws'}"
+    name += "" if tuple(momenta) == (0.0,) else f", momentum {'/'.join(f'{beta:g}' for beta in momenta)}"
+    name += "" if nb_steps is None else f", N = {nb_steps}"
+    name += "" if seen == "defended" else ", on an independent copy"
+    return Attack(
+        name,
+        generate,
+        "white box" if seen == "defended" else "transfer",
+        View(seen, gradient=gradient, max_iter=nb_steps),
+        method="expectation_pgd",
+        cost=max_iter * eot_samples + looks_cost(),
+        continues=continues,
+    )

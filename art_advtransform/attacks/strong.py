@@ -1,0 +1,120 @@
+"""L5: the preset "strong": the strongest attacks that there are on this defence, in stages, each on what the ones before left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from art_advtransform.attacks.adaptive import momentum_pgd
+from art_advtransform.attacks.base import Attack
+from art_advtransform.attacks.evolution import evolution_strategy
+from art_advtransform.attacks.expectation import expectation_pgd
+from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
+from art_advtransform.attacks.steering import steered_pgd
+from art_advtransform.attacks.student import student
+from art_advtransform.attacks.torchattacks_attacks import (
+    auto_pgd,
+    auto_pgd_transfer,
+    momentum_transfer,
+    spsa,
+    square,
+)
+from art_advtransform.config import check_positive
+from art_advtransform.smoothing import Blended, SoftplusModel
+from art_advtransform.unrolled import Tanh
+
+
+def strong(budget: float = 1.0) -> list[Attack]:
+    """All stages one after the other; ``budget`` multiplies the steps of every attack (and the queries of black-box ones).
+
+    All entries continue: they see only images that are still right in some draw, and those of this package start from the
+    strongest result so far. Within a stage the cheap come first, so that the dear have fewer images left.
+
+    Raises:
+        ValueError: if ``budget`` is not positive.
+    """
+    check_positive("budget", budget)
+    return [
+        replace(attack, stage=name)
+        for name, attacks in STAGES.items()
+        for attack in attacks(lambda n: max(round(n * budget), 1))
+    ]
+
+
+_Steps = Callable[[int], int]
+
+
+def _transfer(steps: _Steps) -> list[Attack]:
+    return [
+        auto_pgd_transfer(steps(100), "f_a"),
+        auto_pgd_transfer(steps(50), "f_a", targeted=True),
+        momentum_transfer(steps(100), "f_a"),
+        momentum_transfer(steps(100), "f_b"),
+        auto_pgd_transfer(steps(50), "surrogates", targeted=True),
+        momentum_transfer(steps(40), "surrogates", variance=True),
+        expectation_pgd(steps(200), 1, momenta=(0.9,), seen="twin"),
+    ]
+
+
+def _expectation(steps: _Steps) -> list[Attack]:
+    return [
+        replace(momentum_pgd(steps(400)), continues=True),
+        expectation_pgd(steps(2000), 1, loss="ce", momenta=(0.9,), eps_steps=(1 / 8, 1 / 40)),
+        auto_pgd(steps(100), 20, continues=True),
+        expectation_pgd(steps(200), 10, momenta=(0, 0.9, 0.99)),
+        expectation_pgd(steps(200), 10, loss="targeted", momenta=(0, 0.9)),
+        expectation_pgd(steps(200), 40),
+    ]
+
+
+def _surrogate(steps: _Steps) -> list[Attack]:
+    return [student(nb_rounds=steps(4))]
+
+
+def _smoothed(steps: _Steps) -> list[Attack]:
+    def through(rule: str, gradient: Blended, nb_steps: int | None = None) -> Attack:
+        return expectation_pgd(steps(40), 4, gradient=gradient, rule=rule, nb_steps=nb_steps, momenta=(0.5,))
+
+    def tanh(k: float) -> Tanh:
+        return Tanh(1 / k, normalize=True)
+
+    return [
+        *(through(f"I + 0.3 J, tanh {k} u", Blended(tanh(k), 0.3)) for k in (1, 3, 10)),
+        *(
+            through(f"I + {weight} J, tanh 3 u, softplus", Blended(SoftplusModel(tanh(3)), weight))
+            for weight in (0.1, 0.3, 1.0)
+        ),
+        *(through("I + 0.3 J, tanh 3 u", Blended(tanh(3), 0.3), nb_steps) for nb_steps in (1, 3, 5)),
+    ]
+
+
+def _steering(steps: _Steps) -> list[Attack]:
+    return [steered_pgd(steps(20), 4)]
+
+
+def _evolution(steps: _Steps) -> list[Attack]:
+    return [
+        evolution_strategy(steps(20), 100, 8 / 255),
+        evolution_strategy(steps(20), 100, 4 / 255),
+        evolution_strategy(steps(4), 1000, 4 / 255),
+    ]
+
+
+def _black_box(steps: _Steps) -> list[Attack]:
+    return [
+        square(steps(200), 20, continues=True),
+        spsa(steps(20), 64, continues=True),
+        replace(gen_attack(steps(100)), continues=True),
+        replace(hop_skip_jump(steps(8)), continues=True),
+    ]
+
+
+STAGES: Mapping[str, Callable[[_Steps], list[Attack]]] = {
+    "0 transfer": _transfer,
+    "1 expectation": _expectation,
+    "2 surrogate": _surrogate,
+    "3 smoothed unrolling": _smoothed,
+    "4 steering": _steering,
+    "5 evolution": _evolution,
+    "6 black box": _black_box,
+}
