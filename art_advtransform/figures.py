@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from art_advtransform.records import Evaluation
+from art_advtransform.records import AttackResult, Evaluation
 from art_advtransform.report import rows
 
 if TYPE_CHECKING:
@@ -109,6 +109,45 @@ def curve_figure(curves: Mapping[str, Sequence[Sequence[float]]], title: str, pa
     return _save(figure, path)
 
 
+def cost_figure(evaluations: Mapping[str, Evaluation], path: str | os.PathLike[str]) -> Path:
+    """What every attack leaves (per-image worst case so far) against what all of them spent, a line for each model.
+
+    Args:
+        evaluations: by the name of the model; of records without this number nothing is drawn.
+        path: where to; the ending chooses the format.
+
+    Returns:
+        The path.
+
+    Raises:
+        ModuleNotFoundError: without matplotlib.
+    """
+    figure = _new_figure(7, 4)
+    axes = figure.subplots()
+    for m, (model, evaluation) in enumerate(evaluations.items()):
+        spent, points, stages = 0.0, [(0.0, 100 * _value(evaluation.clean))], [""]
+        for result in evaluation.attacks:
+            if result.remaining is not None:
+                spent += result.forward
+                points.append((spent, 100 * result.remaining))
+                stages.append(result.stage)
+        axes.plot(*zip(*points, strict=True), drawstyle="steps-post", marker=".", color=f"C{m}", label=model)
+        for point, stage, before in zip(points[1:], stages[1:], stages, strict=False):
+            if stage != before:  # a stage begins
+                offset = (0, 6 + 9 * m)
+                axes.annotate(
+                    stage.split()[0], point, offset, textcoords="offset points", fontsize=7, color=f"C{m}", ha="center"
+                )
+    axes.set_xscale("symlog", linthresh=10)
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("evaluations of f_a(g(.)) spent so far, mean over all images (numbers: stages)")
+    axes.set_ylabel("accuracy left (per cent)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _save(figure, path)
+
+
 def examples_figure(examples: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
     """Rows of x, attacked x, their normalised difference, g of both, and the normalised difference of these.
 
@@ -155,6 +194,10 @@ def normalised(difference: Tensor) -> Tensor:
     """
     largest = difference.abs().max().clamp_min(torch.finfo(difference.dtype).tiny)
     return 0.5 + 0.5 * difference / largest
+
+
+def _value(result: AttackResult) -> float:
+    return float("nan") if result.mean is None else result.mean.value
 
 
 def _new_figure(width: float, height: float) -> Figure:

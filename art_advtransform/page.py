@@ -61,9 +61,11 @@ def read_diagnosis(folder: Path) -> dict[str, Any] | None:
 
 def _figures(evaluations: Mapping[str, Evaluation], diagnosis: dict[str, Any] | None, folder: Path) -> dict[str, Path]:
     """The pictures, by the heading that they get."""
-    from art_advtransform.figures import accuracy_figure, curve_figure, examples_figure
+    from art_advtransform.figures import accuracy_figure, cost_figure, curve_figure, examples_figure
 
     pictures = {"Accuracy under each attack": accuracy_figure(evaluations, folder / "accuracy.png")}
+    if any(result.remaining is not None for e in evaluations.values() for result in e.attacks):
+        pictures["What the attacks leave, against what they spend"] = cost_figure(evaluations, folder / "cost.png")
     for verdict in (diagnosis or {"verdicts": {}})["verdicts"].values():
         for name, points in verdict["curves"].items():
             path = folder / f"{name.replace(' ', '-')}.png"
@@ -114,7 +116,7 @@ def _share(interval: Interval | None) -> str:
 
 
 def _costs(evaluations: Mapping[str, Evaluation]) -> list[dict[str, str]]:
-    """Passes and time of every attack on every model."""
+    """Passes and time of every attack on every model, how many images it ran on, and what is left after it."""
     return [
         {
             "model": model,
@@ -122,6 +124,8 @@ def _costs(evaluations: Mapping[str, Evaluation]) -> list[dict[str, str]]:
             "forward": f"{result.forward:,.0f}",
             "backward": f"{result.backward:,.0f}",
             "seconds": f"{result.seconds:,.1f}",
+            "met": str(result.nb_attacked or "-"),
+            "left": "-" if result.remaining is None else f"{100 * result.remaining:.1f}",
         }
         for model, evaluation in evaluations.items()
         for result in evaluation.attacks

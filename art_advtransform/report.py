@@ -90,6 +90,7 @@ def numbers(evaluations: Evaluations) -> list[dict[str, Any]]:
                 entry[f"{key}_low"] = None if interval is None else interval.low
                 entry[f"{key}_high"] = None if interval is None else interval.high
             entry |= {"forward": r.forward, "backward": r.backward, "seconds": r.seconds}
+            entry |= {"stage": r.stage, "nb_attacked": r.nb_attacked, "remaining": r.remaining}
             entries.append({**entry, "max_distance": r.max_distance})
     return entries
 

@@ -89,7 +89,7 @@ def test_the_page_has_every_number(folder: Path) -> None:
         ["2. budgets & ranges", "pass", "0.0 <= 0.2"],
         ["10. budget", "fail", "it rises"],
     ]
-    assert page.tables["costs"][1] == ["plain", "A", "10", "4", "2.5"]
+    assert page.tables["costs"][1] == ["plain", "A", "10", "4", "2.5", "-", "-"]
 
 
 def test_what_is_in_the_folder_is_in_the_page(folder: Path) -> None:

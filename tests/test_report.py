@@ -186,7 +186,7 @@ def test_csv_quotes_names_and_problems(tmp_path: Path) -> None:
 
 def test_frame() -> None:
     table = frame(by_hand())
-    assert table.shape == (9, 17)
+    assert table.shape == (9, 20)
     assert list(table["mean"][:3]) == [0.8, 0.7, 0.2]
     without = table[table["problem"] != ""]
     assert list(without["attack"]) == ["B"]
