@@ -1,4 +1,9 @@
-"""L5: the catalogue of attacks: one file for each toolkit, one for what this package adds, and the presets.
+"""L5: the catalogue of attacks: one file for each toolkit, what this package adds, and the presets.
+
+- ``art_attacks``, ``foolbox_attacks``, ``torchattacks_attacks``: the toolkits', each on a view of the defended model.
+- ``adaptive``, ``expectation``, ``steering``, ``evolution``, ``student``: made for this defence; ``climbing``: what they share.
+- ``released``: the attack of the authors' code, with its faults as switches.
+- ``presets``, ``strong``: which attacks run, in this order.
 
 An entry is an :class:`Attack`: a name, how it sees the model (a :class:`View`), and a function to attacked images. To add one, give
 ``evaluate`` a list of entries instead of a preset's name, or list it in ``presets.py``:

@@ -1,0 +1,137 @@
+"""Which estimator sees what: agreement of every backward rule with the gradient of the smoothed expected loss.
+
+The reference is an evolution-strategies gradient of E_D cross-entropy(f_a(g_D(x + sigma u)), y): it is blind to nothing that a
+step of size sigma meets, jumps of g included, and noisy. Its noise is measured by two independent halves; `cosine` is what was
+measured, `corrected` divides by the root of the reference's own reliability (Spearman 1904), so that 1 means no difference.
+
+    python -m benchmarks.gradient_quality [--dataset cifar10] [--pairs 2000]
+
+Against the steps N of g, its eps, and the number of draws that the estimator averages.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from art_advtransform.attacks.climbing import cross_entropy, expected_gradient
+from art_advtransform.attacks.evolution import evolution_gradient
+from art_advtransform.backward import GradientEstimator
+from art_advtransform.config import TransformConfig
+from art_advtransform.defended import DefendedModel
+from art_advtransform.figures import curve_figure
+from art_advtransform.gradients import Identity, Reparameterized
+from art_advtransform.randomness import keyed_generator
+from art_advtransform.smoothing import Blended, SoftplusModel
+from art_advtransform.unrolled import Softsign, Tanh
+from benchmarks.harness import RESULTS, print_table, progress, write_csv
+from benchmarks.subject import Subject, cosine, options
+
+STEPS, EPS, DRAWS = (1, 3, 5, 13), (0.05, 0.1, 0.2), (1, 4, 16, 64)
+SIGMA = 4 / 255  # of the reference's noise; digits, with their larger budget, take as large a share of it
+
+
+def main() -> None:
+    parser = options(__doc__, images=32)
+    parser.add_argument("--pairs", type=int, default=2000, help="of the reference, for each image")
+    arguments = parser.parse_args()
+    subject = Subject.load(arguments)
+    paper = TransformConfig()
+    configs = [TransformConfig(max_iter=n) for n in STEPS]
+    configs += [TransformConfig(eps=eps) for eps in EPS if eps != paper.eps]
+    rows = [row for config in configs for row in measure(subject, config, arguments)]
+    print_table(rows)
+    print(f"written to {write_csv(f'gradient_quality-{arguments.dataset}', rows)}")
+    for question, chosen, by in (
+        ("N", [r for r in rows if r["eps"] == paper.eps and r["draws"] == DRAWS[-1]], "N"),
+        ("draws", [r for r in rows if r["eps"] == paper.eps and r["N"] == paper.max_iter], "draws"),
+    ):
+        path = RESULTS / f"gradient_quality-{arguments.dataset}-{question}.png"
+        print(f"written to {curve_figure(_curves(chosen, by), f'corrected cosine against {question}', path)}")
+
+
+def measure(subject: Subject, config: TransformConfig, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row for each estimator and number of draws."""
+    model = subject.with_config(config)
+    sigma = SIGMA * subject.threat.eps * 255 / 8
+    halves = [
+        evolution_gradient(
+            model.view(generator=keyed_generator(arguments.seed, 0, k)),
+            subject.x,
+            cross_entropy,
+            subject.y,
+            arguments.pairs // 2,
+            sigma,
+            keyed_generator(arguments.seed, 1, k),
+        )
+        for k in range(2)
+    ]
+    between = cosine(*halves)
+    reliability = max(2 * between / (1 + between), 1e-9)
+    reference = halves[0] + halves[1]
+    rows = []
+    for name, rule in rules(subject).items():
+        progress(f"N = {config.max_iter}, eps = {config.eps}, {name}")
+        for draws, gradient in averaged(model, rule, subject.x, subject.y, arguments.seed):
+            found = cosine(gradient, reference)
+            rows.append(
+                {
+                    "estimator": name,
+                    "N": config.max_iter,
+                    "eps": config.eps,
+                    "draws": draws,
+                    "cosine": found,
+                    "corrected": found / reliability**0.5,
+                    "sign_agreement": float((gradient.sign() == reference.sign()).double().mean()),
+                    "reference_halves": between,
+                    "images": len(subject.x),
+                    "pairs": arguments.pairs,
+                    "seed": arguments.seed,
+                }
+            )
+    return rows
+
+
+def rules(subject: Subject) -> dict[str, GradientEstimator]:
+    """Estimators by name."""
+    tanh = Tanh(1 / 3, normalize=True)
+    named: dict[str, GradientEstimator] = {
+        "identity": Identity(),
+        "soft sign": Softsign(1.0, normalize=True),
+        "tanh u": Tanh(1.0, normalize=True),
+        "tanh 3 u": tanh,
+        "tanh 10 u": Tanh(1 / 10, normalize=True),
+        "tanh 3 u, softplus": SoftplusModel(tanh),
+        "I + 0.3 J, tanh 3 u": Blended(tanh, 0.3),
+        "I + 0.3 J, tanh 3 u, softplus": Blended(SoftplusModel(tanh), 0.3),
+        "I + J, tanh 3 u, softplus": Blended(SoftplusModel(tanh), 1.0),
+    }
+    if subject.nets.imitation is not None:
+        named["reparameterisation"] = Reparameterized(subject.nets.imitation)
+    return named
+
+
+def averaged(
+    model: DefendedModel, rule: GradientEstimator, x: Tensor, y: Tensor, seed: int
+) -> list[tuple[int, Tensor]]:
+    """The estimator's gradient over 1, 4, 16 .. draws, each containing those before."""
+    view = model.view(gradient=rule, generator=keyed_generator(seed, 2))
+    total, done, found = torch.zeros_like(x), 0, []
+    for draws in DRAWS:
+        total += (draws - done) * expected_gradient(view, x, cross_entropy, y, draws - done)
+        done = draws
+        found.append((draws, total / done))
+    return found
+
+
+def _curves(rows: Sequence[dict[str, Any]], by: str) -> dict[str, list[tuple[float, float]]]:
+    names = dict.fromkeys(row["estimator"] for row in rows)
+    return {name: [(row[by], row["corrected"]) for row in rows if row["estimator"] == name] for name in names}
+
+
+if __name__ == "__main__":
+    main()

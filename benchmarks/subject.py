@@ -1,0 +1,68 @@
+"""What benchmarks of attacks are about: nets, images and budget, by data set, and their common options."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from art_advtransform.config import ThreatModel, TransformConfig
+from art_advtransform.datasets import ImageSet, load_dataset
+from art_advtransform.defended import DefendedModel
+from art_advtransform.evaluate_nets import DEFENDED, Nets
+from art_advtransform.layer import LLPGDTransform
+from art_advtransform.recipes import THREATS
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The bundled nets of a data set, and some of its test images."""
+
+    nets: Nets
+    data: ImageSet
+    threat: ThreatModel
+
+    @property
+    def x(self) -> Tensor:
+        """Images (n, C, H, W)."""
+        return self.data.x
+
+    @property
+    def y(self) -> Tensor:
+        """Labels (n,)."""
+        return self.data.y
+
+    @property
+    def defended(self) -> DefendedModel:
+        """f_a(g(.)) as the paper has it."""
+        return self.nets.models()[DEFENDED].eval()
+
+    def with_config(self, config: TransformConfig) -> DefendedModel:
+        """The same nets behind another g."""
+        return DefendedModel(self.nets.f_a, LLPGDTransform(self.nets.f_b, config)).eval()
+
+    @classmethod
+    def load(cls, arguments: argparse.Namespace) -> Subject:
+        """What the command line asks for."""
+        home = arguments.dataset if arguments.nets is None else str(arguments.nets)
+        data = load_dataset(arguments.dataset, "test", arguments.data_root).sample(arguments.images)
+        return cls(Nets.load(home), data, THREATS[arguments.dataset])
+
+
+def options(doc: str | None, images: int) -> argparse.ArgumentParser:
+    """A parser with what :meth:`Subject.load` reads; ``images``: how many by default."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--images", type=int, default=images, help="test images")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--nets", type=Path, default=None, help="folder with nets of your own")
+    parser.add_argument("--data-root", type=Path, default=None)
+    return parser
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """Mean over images (n, C, H, W)."""
+    return float(torch.cosine_similarity(a.flatten(1), b.flatten(1)).mean())
