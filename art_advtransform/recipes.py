@@ -6,10 +6,10 @@ To train for another data set, add its entry to ``NETS``.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from art_advtransform.config import ThreatModel, check_count
+from art_advtransform.config import ThreatModel, TransformConfig, check_count
 from art_advtransform.training import Recipe
 
 Role = Literal["plain", "adversarial", "trades", "defended", "imitation"]
@@ -29,6 +29,7 @@ class Net:
         threat: budget of the PGD examples; needed by the roles adversarial and trades alone.
         attack_steps: their steps; 1 is the cheap FGSM with a random start.
         f_b: name of the net that g works on; it must be trained before.
+        transform: that g.
         redraw_every: epochs that use a draw of g(x); 0: every batch has its own.
         half: keep the weight matrices in half precision; accuracies are measured on what is kept.
     """
@@ -41,6 +42,7 @@ class Net:
     threat: ThreatModel | None = None
     attack_steps: int = 7
     f_b: str = "f_b-adversarial"
+    transform: TransformConfig = field(default_factory=TransformConfig)
     redraw_every: int = 0
     half: bool = False
 
@@ -65,7 +67,8 @@ class Net:
             KeyError, TypeError, ValueError: if it is something else.
         """
         threat = None if fields["threat"] is None else ThreatModel(**fields["threat"])
-        return cls(**{**fields, "recipe": Recipe(**fields["recipe"]), "threat": threat})
+        transform = TransformConfig(**fields.get("transform", {}))
+        return cls(**{**fields, "recipe": Recipe(**fields["recipe"]), "threat": threat, "transform": transform})
 
 
 # Digits have 16 grey levels; at two of them an undefended net falls to a few per cent, at the usual 8/255 to 89.

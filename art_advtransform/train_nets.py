@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ class Options:
 
     Attributes:
         preset: see :func:`~art_advtransform.recipes.preset_nets`.
+        nets: by name, f_b before what is trained on it: instead of the preset's.
         redraw_every: instead of the recipes', where g is trained on.
         resume: go on from the checkpoints and keep what is finished; ``False`` begins anew.
         mixed_precision, log_dir: as for :func:`~art_advtransform.training.fit`.
@@ -55,6 +56,7 @@ class Options:
     """
 
     preset: str = "cpu"
+    nets: Mapping[str, Net] | None = None
     redraw_every: int | None = None
     resume: bool = True
     mixed_precision: Precision = "no"
@@ -87,7 +89,7 @@ def train_nets(
         ValueError: if the data set, the preset or a name is unknown (the message lists the known ones).
     """
     options = Options() if options is None else options
-    known = preset_nets(dataset, options.preset)
+    known = preset_nets(dataset, options.preset) if options.nets is None else options.nets
     unknown = [name for name in names or [] if name not in known]
     if unknown:
         raise ValueError(f"unknown net {unknown[0]!r}; known: {', '.join(known)}")
@@ -144,7 +146,7 @@ def _train_net(dataset: str, net: Net, train: ImageSet, test: ImageSet, folder: 
     }
     if accelerator.is_main_process:
         save_pretrained(model, folder, card, half=net.half)
-        checkpoint.unlink()
+        checkpoint.unlink(missing_ok=True)  # without epochs there is none
         kept.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
 
@@ -161,7 +163,7 @@ def _loss(net: Net, transform: LLPGDTransform | None) -> Loss:
 
 def _transform(dataset: str, net: Net, folder: Path, device: torch.device) -> LLPGDTransform:
     f_b = load_pretrained(_f_b(dataset, net, folder), device)
-    return LLPGDTransform(f_b, TransformConfig(), generator=keyed_generator(net.recipe.seed))
+    return LLPGDTransform(f_b, net.transform, generator=keyed_generator(net.recipe.seed))
 
 
 def _f_b(dataset: str, net: Net, folder: Path) -> str | Path:

@@ -36,7 +36,7 @@ class Recipe:
     """How a net is optimised; the defaults are the paper's (section 5 there): SGD, constant learning rate.
 
     Attributes:
-        nb_epochs: passes over the training set.
+        nb_epochs: passes over the training set; 0 leaves the net as it was made.
         batch_size: images for each step.
         learning_rate: of SGD; ``decay`` says how it goes on after ``warmup`` epochs of linear rise.
         momentum, weight_decay: of SGD.
@@ -62,7 +62,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_count("nb_epochs", self.nb_epochs)
+        check_count("nb_epochs", self.nb_epochs, minimum=0)
         check_count("batch_size", self.batch_size, minimum=2)
         check_positive("learning_rate", self.learning_rate)
         check_count("crop_padding", self.crop_padding, minimum=0)
@@ -70,7 +70,7 @@ class Recipe:
         for name, value in (("momentum", self.momentum), ("weight_decay", self.weight_decay)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"expected {name} >= 0, got {value}")
-        if not 0 <= self.warmup < self.nb_epochs:
+        if not 0 <= self.warmup < max(self.nb_epochs, 1):
             raise ValueError(f"expected warmup in [0, nb_epochs={self.nb_epochs}), got {self.warmup}")
         if self.decay not in get_args(Decay):
             raise ValueError(f"unknown decay {self.decay!r}; known: {', '.join(get_args(Decay))}")

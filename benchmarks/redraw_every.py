@@ -14,11 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
-from unittest import mock
 
-from art_advtransform import recipes
 from art_advtransform.datasets import load_dataset
 from art_advtransform.pretrained import read_card
+from art_advtransform.recipes import NETS
 from art_advtransform.train_nets import Options, train_nets
 from benchmarks.harness import print_table, progress, write_csv
 
@@ -32,7 +31,7 @@ def main() -> None:
     for every in EVERY:
         found = [run(every, seed) for seed in SEEDS]
         accuracies, seconds = [f[0] for f in found], [f[1] for f in found]
-        epochs = recipes.NETS["digits"][NAME].recipe.nb_epochs
+        epochs = NETS["digits"][NAME].recipe.nb_epochs
         rows.append(
             {
                 "redraw_every": every or "batch",
@@ -48,12 +47,12 @@ def main() -> None:
 
 def run(every: int, seed: int) -> tuple[float, float]:
     """Test accuracy, and seconds of the training."""
-    net = recipes.NETS["digits"][NAME]
+    net = NETS["digits"][NAME]
     net = replace(net, recipe=replace(net.recipe, seed=seed), redraw_every=every)
     train, test = load_dataset("digits", "train"), load_dataset("digits", "test")
-    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(recipes.NETS, {"digits": {NAME: net}}):
+    with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
-        train_nets("digits", train, test, folder, [NAME], Options())
+        train_nets("digits", train, test, folder, options=Options(nets={NAME: net}))
         seconds = time.perf_counter() - begin
         accuracy = float(read_card(Path(folder) / NAME)["test_accuracy"])
     progress(f"redraw every {every or 'batch'}, seed {seed}: {100 * accuracy:.1f} %, {seconds:.1f} s")

@@ -61,7 +61,7 @@ def test_every_step_has_its_learning_rate(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"nb_epochs": 0}, "nb_epochs >= 1"),
+        ({"nb_epochs": -1}, "nb_epochs >= 0"),
         ({"batch_size": 1}, "batch_size >= 2"),
         ({"learning_rate": 0.0}, "learning_rate > 0"),
         ({"crop_padding": -1}, "crop_padding >= 0"),
