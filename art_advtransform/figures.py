@@ -79,20 +79,34 @@ def transform_figure(x: Tensor, draws: Tensor, expected: Tensor, path: str | os.
             raise ValueError(f"expected {name} of images of shape {tuple(x.shape)}, got {tuple(images.shape[1:])}")
     if not all(bool(torch.isfinite(images).all()) for images in (x, draws, expected)):
         raise ValueError("expected finite images, got NaN or infinite pixels")
-    titles = ["x", *(f"g(x), draw {k + 1}" for k in range(len(draws))), "E[g(x)]", "E[g(x)] - x, normalised"]
-    figure = _new_figure(1.7 * len(titles), 1.8 * len(x))
-    grid = figure.subplots(len(x), len(titles), squeeze=False)
-    for i in range(len(x)):
-        shown = [x[i], *draws[:, i], expected[i], normalised(expected[i] - x[i])]
-        for axes, image, title in zip(grid[i], shown, titles, strict=True):
-            _show(axes, image)
-            if i == 0:
-                axes.set_title(title, fontsize=9)
+    columns = {"x": x, **{f"g(x), draw {k + 1}": draw for k, draw in enumerate(draws)}, "E[g(x)]": expected}
+    return grid_figure({**columns, "E[g(x)] - x, normalised": normalised(expected - x)}, path)
+
+
+def grid_figure(columns: Mapping[str, Tensor], path: str | os.PathLike[str]) -> Path:
+    """Images (n, C, H, W) by the title of their column, one row for each; pixels outside [0, 1] are shown clipped.
+
+    Raises:
+        ModuleNotFoundError: without matplotlib.
+    """
+    nb_rows = len(next(iter(columns.values())))
+    figure = _new_figure(1.7 * len(columns), 1.8 * nb_rows)
+    grid = figure.subplots(nb_rows, len(columns), squeeze=False)
+    for j, (title, images) in enumerate(columns.items()):
+        grid[0][j].set_title(title, fontsize=9)
+        for i, image in enumerate(images):
+            _show(grid[i][j], image)
     return _save(figure, path)
 
 
-def curve_figure(curves: Mapping[str, Sequence[Sequence[float]]], title: str, path: str | os.PathLike[str]) -> Path:
-    """Lines through points (x, y), by name.
+def curve_figure(
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    title: str,
+    path: str | os.PathLike[str],
+    *,
+    logarithmic: bool = False,
+) -> Path:
+    """Lines through points (x, y), by name; ``title``: "what against what"; ``logarithmic``: in x.
 
     Raises:
         ModuleNotFoundError: without matplotlib.
@@ -104,8 +118,10 @@ def curve_figure(curves: Mapping[str, Sequence[Sequence[float]]], title: str, pa
     axes.set_ylabel(title.split(" against ")[0])
     axes.set_xlabel(title.split(" against ")[1] if " against " in title else "")
     axes.grid(alpha=0.3)
+    if logarithmic:
+        axes.set_xscale("log")
     if len(curves) > 1:
-        axes.legend()
+        axes.legend(fontsize=7)
     return _save(figure, path)
 
 
@@ -159,17 +175,9 @@ def examples_figure(examples: str | os.PathLike[str], path: str | os.PathLike[st
         ModuleNotFoundError: without matplotlib.
     """
     found = load_file(examples)
-    titles = ["x", "attacked", "difference", "g(x)", "g(attacked)", "difference"]
-    figure = _new_figure(1.7 * len(titles), 1.8 * len(found["x"]))
-    grid = figure.subplots(len(found["x"]), len(titles), squeeze=False)
-    for i in range(len(found["x"])):
-        x, attacked, g, g_attacked = (found[name][i] for name in ("x", "attacked", "g", "g_attacked"))
-        shown = [x, attacked, normalised(attacked - x), g, g_attacked, normalised(g_attacked - g)]
-        for axes, image, title in zip(grid[i], shown, titles, strict=True):
-            _show(axes, image)
-            if i == 0:
-                axes.set_title(title, fontsize=9)
-    return _save(figure, path)
+    x, attacked, g, g_attacked = (found[name] for name in ("x", "attacked", "g", "g_attacked"))
+    columns = {"x": x, "attacked": attacked, "attacked - x": normalised(attacked - x), "g(x)": g}
+    return grid_figure({**columns, "g(attacked)": g_attacked, "their difference": normalised(g_attacked - g)}, path)
 
 
 def check_picture(path: str | os.PathLike[str]) -> Path:
@@ -186,13 +194,13 @@ def check_picture(path: str | os.PathLike[str]) -> Path:
 
 
 def normalised(difference: Tensor) -> Tensor:
-    """A difference (C, H, W) moved and scaled so that it just fills [0, 1], zero being grey (0.5).
+    """Differences (..., C, H, W), each moved and scaled so that it just fills [0, 1], zero being grey (0.5).
 
     Example:
         >>> normalised(torch.tensor([[[-0.1, 0.0, 0.05]]]))
         tensor([[[0.0000, 0.5000, 0.7500]]])
     """
-    largest = difference.abs().max().clamp_min(torch.finfo(difference.dtype).tiny)
+    largest = difference.abs().amax((-3, -2, -1), keepdim=True).clamp_min(torch.finfo(difference.dtype).tiny)
     return 0.5 + 0.5 * difference / largest
 
 

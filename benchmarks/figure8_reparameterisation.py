@@ -1,0 +1,88 @@
+"""Fig. 8: the network h(x, D) that imitates g_D(x) (eq. 6): error on training and test images, and the attack through it.
+
+    python -m benchmarks.figure8_reparameterisation [--scale digits | cpu | paper]
+
+The paper: low training error, high test error, 81.1 % accuracy under the attack. h is trained on a fresh D for every batch, on few
+images, which it can learn by heart, and on many.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from art_advtransform.attacks.adaptive import momentum_pgd
+from art_advtransform.attacks.art_attacks import reparameterized
+from art_advtransform.datasets import ImageSet
+from art_advtransform.figures import curve_figure
+from art_advtransform.layer import LLPGDTransform
+from art_advtransform.losses import imitation_loss
+from art_advtransform.networks import FCN
+from art_advtransform.randomness import derived_seed, global_seed
+from art_advtransform.recipes import preset_nets
+from art_advtransform.train_nets import imitation_error
+from art_advtransform.training import fit
+from benchmarks.harness import RESULTS
+from benchmarks.scales import Workshop, per_cent
+
+# training images, at most all of them
+NB_IMAGES = {"digits": (64, 1200), "cpu": (512, 4096), "paper": (5000, 50000)}
+CHECKPOINTS = 6
+
+
+def main() -> None:
+    shop = Workshop.from_command_line(__doc__)
+    nets = shop.nets({name: shop.recipe(name) for name in ("f_b-adversarial", "f_a-defended")})
+    g = LLPGDTransform(nets["f_b-adversarial"])
+    rows: list[dict[str, Any]] = []
+    for nb_images in NB_IMAGES[shop.name]:
+        train = shop.train.sample(nb_images)
+        h, told = imitation(shop, g, train)
+        rows += told
+        attacks = [reparameterized(shop.scale.max_iter, shop.scale.eot_samples), momentum_pgd(200)]
+        found = shop.evaluate(
+            f"figure8-{nb_images}", nets["f_a-defended"], nets["f_b-adversarial"], attacks, imitation=h
+        )
+        rows[-1] |= {
+            "standard": per_cent(found),
+            "attacked": per_cent(found, 0),
+            "momentum_pgd": per_cent(found, 1),
+            "paper_attacked": 81.1,
+        }
+    shop.write("figure8", rows)
+    curves = {
+        f"{error.replace('_', ' ')}, {n} images": [(r["epochs"], r[error]) for r in rows if r["training_images"] == n]
+        for n in NB_IMAGES[shop.name]
+        for error in ("train_error", "test_error")
+    }
+    path = RESULTS / f"figure8-{shop.name}.png"
+    print(f"written to {curve_figure(curves, 'distance of h to g (RMS) against epochs', path)}")
+
+
+def imitation(shop: Workshop, g: LLPGDTransform, train: ImageSet) -> tuple[FCN, list[dict[str, Any]]]:
+    """h after all epochs, and its errors on the way."""
+    recipe = preset_nets(shop.scale.dataset, shop.scale.preset)["imitation"].recipe
+    recipe = replace(recipe, batch_size=min(recipe.batch_size, len(train)))
+    with global_seed(derived_seed(recipe.seed)):
+        h = FCN(train.x.shape[1], g.config.eps)
+    rows: list[dict[str, Any]] = []
+
+    def on_epoch(done: int, total: int, loss: float) -> None:
+        if done % max(total // CHECKPOINTS, 1) and done != total:
+            return
+        h.eval()
+        row = {
+            "training_images": len(train),
+            "epochs": done,
+            "train_error": imitation_error(h, g, train.sample(len(shop.attacked))),
+            "test_error": imitation_error(h, g, shop.attacked),
+        }
+        rows.append({**row, "standard": "-", "attacked": "-", "momentum_pgd": "-", "paper_attacked": "-"})
+        h.train()
+
+    fit(h, train, imitation_loss(g), recipe, on_epoch=on_epoch)
+    return h, rows
+
+
+if __name__ == "__main__":
+    main()
