@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from art_advtransform.defended import DefendedModel
-from art_advtransform.randomness import keyed_generator
+from art_advtransform.randomness import derived_seed, global_seed, keyed_generator
 from art_advtransform.transform import random_start
 
 SELECTION, SCORING = 0, 1
@@ -57,19 +57,33 @@ def predictions(
     """
     model = defended.view().eval()
     with torch.no_grad():
-        if not model.randomized or model.transform is None:
+        numbers = range(indices, indices + len(x)) if isinstance(indices, int) else indices
+        if not model.randomized:
             only: Tensor = model(x).argmax(1, keepdim=True)
             return only.expand(-1, nb_draws).clone()
+        if model.transform is None:
+            return _own_draws(model, x, nb_draws, numbers, (seed, purpose))
         shape, eps = x.shape[1:], model.transform.config.eps
         like = torch.empty(shape, dtype=model.transform.model.dtype)
         classes = []
-        numbers = range(indices, indices + len(x)) if isinstance(indices, int) else indices
         for i, image in zip(numbers, x, strict=True):
             generator = keyed_generator(seed, purpose, i)
             starts = torch.stack([random_start(like, eps, generator) for _ in range(nb_draws)]).to(x.device)
             parts = [model(image.expand(len(part), *shape), part).argmax(1) for part in starts.split(batch_size)]
             classes.append(torch.cat(parts))
     return torch.stack(classes) if classes else torch.empty(0, nb_draws, dtype=torch.int64)
+
+
+def _own_draws(model: DefendedModel, x: Tensor, nb_draws: int, numbers: Sequence[int], key: tuple[int, int]) -> Tensor:
+    """Classes (n, nb_draws) of a classifier that draws from global state; one call each, so that no draw hangs on another."""
+    rows = []
+    for i, image in zip(numbers, x, strict=True):
+        row = []
+        for k in range(nb_draws):
+            with global_seed(derived_seed(*key, i, k)):
+                row.append(model(image[None]).argmax(1))
+        rows.append(torch.cat(row))
+    return torch.stack(rows) if rows else torch.empty(0, nb_draws, dtype=torch.int64)
 
 
 @dataclass(frozen=True)

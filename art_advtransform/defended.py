@@ -92,9 +92,9 @@ class DefendedModel(nn.Module):
 
     @property
     def randomized(self) -> bool:
-        """Whether two calls on the same image may differ."""
+        """Whether two calls on the same image may differ: D is drawn, or f_a draws itself and says so (``randomized = True``)."""
         drawn = self.transform is not None and self.transform.config.random_start
-        return drawn and self._frozen_seed is None
+        return (drawn and self._frozen_seed is None) or bool(getattr(self.classifier, "randomized", False))
 
     @property
     def is_frozen(self) -> bool:
@@ -118,10 +118,11 @@ class DefendedModel(nn.Module):
         transform = self.transform
         if transform is not None:
             transform = transform.with_gradient(gradient or transform.gradient, generator, max_iter)
-        # without random starts every draw is the same one
-        draws = eot_samples if transform is not None and transform.config.random_start else 1
-        seen = DefendedModel(classifier or self.classifier, transform, eot_samples=draws, eot_average=eot_average)
+        seen = DefendedModel(classifier or self.classifier, transform, eot_samples=1, eot_average=eot_average)
         seen._frozen_seed = self._frozen_seed
+        # without random starts every draw is the same one
+        drawn = transform is not None and transform.config.random_start
+        seen.eot_samples = eot_samples if drawn or seen.randomized else 1
         return seen
 
     @contextmanager
@@ -144,7 +145,7 @@ class DefendedModel(nn.Module):
         check_images(x)
         if start is not None and (self.transform is None or self.eot_samples > 1):
             raise ValueError("expected no start: it needs a transform and eot_samples=1")
-        n, draws = len(x), 1 if self.transform is None else self.eot_samples
+        n, draws = len(x), self.eot_samples if self.transform is not None or self.randomized else 1
         repeated = x.to(self._dtype()).repeat_interleave(draws, dim=0)
         logits = self._classify(self._transformed(repeated, start))
         self.queries.forward += n * draws

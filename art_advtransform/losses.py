@@ -1,4 +1,4 @@
-"""L4: what a net is trained for: clean images, PGD examples, TRADES, g(x) (eq. 1), or the imitation of g (eq. 6).
+"""L4: what a net is trained for: clean images, PGD examples (also with TRADES or metric learning), g(x) (eq. 1), h = g (eq. 6).
 
 A new kind of training is one more function like :func:`plain_loss`.
 """
@@ -71,6 +71,61 @@ def trades_loss(threat: ThreatModel, max_iter: int = 7, eps_step: float | None =
         return F.cross_entropy(logits, y) + beta * divergence
 
     return loss
+
+
+def metric_loss(threat: ThreatModel, max_iter: int = 7, eps_step: float | None = None) -> Loss:
+    """Cross-entropy on PGD examples, and a triplet term on their features (Mao et al. 2019, arXiv 1909.00900).
+
+    An attacked image (anchor) is to lie nearer to the clean images of its class (positives, on average) than to the nearest one of
+    another (negative), by 0.03, in 1 - cosine of what the last linear layer is given; weight 2, as in the paper.
+
+    Args:
+        threat: budget of the examples.
+        max_iter, eps_step: as for :func:`adversarial_loss`.
+
+    Raises:
+        ValueError: from the loss, if the net has no linear layer.
+    """
+    config = _ascent(threat, max_iter, eps_step)
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        model.eval()
+        bare = _alone(model)
+        attacked = ll_pgd(bare, x, y, random_start(x, threat.eps, generator), config)
+        model.train()
+        linear = [module for module in bare.modules() if isinstance(module, nn.Linear)]
+        if not linear:
+            raise ValueError("expected a net with a linear layer: its input are the features")
+        seen: list[Tensor] = []
+        hook = linear[-1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        try:
+            _, logits = model(torch.cat([x, attacked])).chunk(2)
+        finally:
+            hook.remove()
+        clean, anchors = F.normalize(seen[0].flatten(1)).chunk(2)
+        return F.cross_entropy(logits, y) + 2 * triplet_term(anchors, clean, y)
+
+    return loss
+
+
+def triplet_term(anchors: Tensor, clean: Tensor, y: Tensor, margin: float = 0.03) -> Tensor:
+    """Mean over anchors of max(0, mean distance to their class - distance to the nearest other + margin); 0 with one class alone.
+
+    Args:
+        anchors, clean: features (n, d) of length 1.
+        y: their classes (n,).
+        margin: see above.
+
+    Example:
+        >>> e = torch.eye(2)
+        >>> triplet_term(e, e, torch.tensor([0, 1])), triplet_term(e.flip(0), e, torch.tensor([0, 1]))
+        (tensor(0.), tensor(1.0300))
+    """
+    distances = 1 - anchors @ clean.T
+    same = y[:, None] == y[None, :]
+    positive = (distances * same).sum(1) / same.sum(1)
+    negative = distances.masked_fill(same, torch.inf).amin(1)
+    return (positive - negative + margin).clamp_min(0).mean()
 
 
 def _ascent(threat: ThreatModel, max_iter: int, eps_step: float | None) -> TransformConfig:

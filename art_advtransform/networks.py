@@ -93,6 +93,7 @@ class ResNet18(_Saved):
         nb_classes: K.
         in_channels: C of an image (n, C, H, W) in [0, 1]; any H and W from 8.
         width: channels of the first stage; the others have 2, 4 and 8 times as many. 64 is the paper's.
+        denoising: a :class:`Denoising` block behind every stage, for feature denoising.
 
     Raises:
         ValueError: if a size is not positive.
@@ -102,7 +103,7 @@ class ResNet18(_Saved):
         torch.Size([2, 10])
     """
 
-    def __init__(self, nb_classes: int = 10, in_channels: int = 3, width: int = 64) -> None:
+    def __init__(self, nb_classes: int = 10, in_channels: int = 3, width: int = 64, denoising: bool = False) -> None:
         super().__init__()
         for name, value in (("nb_classes", nb_classes), ("in_channels", in_channels), ("width", width)):
             check_count(name, value)
@@ -114,12 +115,35 @@ class ResNet18(_Saved):
         for factor, stride in ((1, 1), (2, 2), (4, 2), (8, 2)):
             stages += [_block(channels, factor * width, stride), _block(factor * width, factor * width, 1)]
             channels = factor * width
+            stages += [Denoising(channels)] if denoising else []
         self.stages = nn.Sequential(*stages)
         self.classifier = nn.Linear(channels, nb_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.stages(self.stem(x)).mean((2, 3)))
         return logits
+
+
+class Denoising(nn.Module):
+    """x + norm(conv1x1(m(x))), m the non-local mean with dot products as weights (Xie et al. 2019, arXiv 1812.03411).
+
+    It begins as the identity: the scale of its norm is zero.
+
+    Shape:
+        (n, channels, H, W) to the same.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = x.flatten(2)  # (n, C, HW)
+        weights = places.transpose(1, 2) @ places / places.shape[2]
+        denoised: Tensor = x + self.norm(self.project((places @ weights).view_as(x)))
+        return denoised
 
 
 def _block(channels: int, width: int, stride: int) -> nn.Module:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from art_advtransform.config import ThreatModel, TransformConfig, check_count
 from art_advtransform.training import Recipe
 
-Role = Literal["plain", "adversarial", "trades", "defended", "imitation"]
+Role = Literal["plain", "adversarial", "trades", "metric", "defended", "imitation"]
+ON_EXAMPLES: tuple[Role, ...] = ("adversarial", "trades", "metric")
 Preset = Literal["cpu", "paper", "smoke"]
 
 
@@ -23,10 +24,11 @@ class Net:
     Attributes:
         architecture: a key of ``NETWORKS``.
         arguments: its constructor's.
-        role: what it is trained for: clean images, PGD examples, TRADES' pairs, g(x), or (h(x, D)) to be g_D(x).
+        role: what it is trained for: clean images, PGD examples, TRADES' pairs, PGD examples with metric learning, g(x), or
+            (h(x, D)) to be g_D(x).
         recipe: how it is optimised.
         about: a line for the card.
-        threat: budget of the PGD examples; needed by the roles adversarial and trades alone.
+        threat: budget of the PGD examples; needed by the roles adversarial, trades and metric alone.
         attack_steps: their steps; 1 is the cheap FGSM with a random start.
         f_b: name of the net that g works on; it must be trained before.
         transform: that g.
@@ -47,9 +49,9 @@ class Net:
     half: bool = False
 
     def __post_init__(self) -> None:
-        if (self.role in ("adversarial", "trades")) != (self.threat is not None):
+        if (self.role in ON_EXAMPLES) != (self.threat is not None):
             raise ValueError(
-                f"expected a threat for the roles adversarial and trades, and only for them, got {self.threat}"
+                f"expected a threat for the roles {', '.join(ON_EXAMPLES)}, and only for them, got {self.threat}"
             )
         check_count("attack_steps", self.attack_steps)
         check_count("redraw_every", self.redraw_every, minimum=0)

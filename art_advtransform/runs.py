@@ -20,7 +20,7 @@ from art_advtransform.config import ThreatModel
 from art_advtransform.counting import SCORING, SELECTION, count, predictions
 from art_advtransform.defended import DefendedModel
 from art_advtransform.pool import Pool, chosen_attacks, progress_of_worst
-from art_advtransform.randomness import derived_seed
+from art_advtransform.randomness import derived_seed, global_seed
 from art_advtransform.records import AttackResult
 from art_advtransform.shards import Shards
 from art_advtransform.store import Chunk, RunFolder, tensors_sha256
@@ -209,7 +209,8 @@ def _run_chunk(plan: Plan, attack: Attack, first: int, pool: Pool | None = None)
         target, begin = plan.target(attack, first, pool), time.perf_counter()
         plan.defended.eval()
         try:
-            raw = attack.run(target).detach()
+            with global_seed(target.global_seed):  # a net that draws for itself does it from there
+                raw = attack.run(target).detach()
             clean = plan.target(attack, first)
             if raw.shape != clean.x.shape:
                 raise ValueError(f"expected attacked images of shape {tuple(clean.x.shape)}, got {tuple(raw.shape)}")

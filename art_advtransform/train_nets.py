@@ -21,7 +21,15 @@ from art_advtransform.datasets import ImageSet
 from art_advtransform.defended import DefendedModel
 from art_advtransform.frozen import FrozenModel
 from art_advtransform.layer import LLPGDTransform
-from art_advtransform.losses import Loss, adversarial_loss, defended_loss, imitation_loss, plain_loss, trades_loss
+from art_advtransform.losses import (
+    Loss,
+    adversarial_loss,
+    defended_loss,
+    imitation_loss,
+    metric_loss,
+    plain_loss,
+    trades_loss,
+)
 from art_advtransform.networks import NETWORKS
 from art_advtransform.pretrained import load_pretrained, read_card, round_to_half, save_pretrained
 from art_advtransform.randomness import derived_seed, global_seed, keyed_generator
@@ -157,7 +165,7 @@ def _loss(net: Net, transform: LLPGDTransform | None) -> Loss:
         return imitation_loss(transform) if net.role == "imitation" else defended_loss(transform)
     if net.threat is None:
         return plain_loss
-    kind = {"adversarial": adversarial_loss, "trades": trades_loss}[net.role]
+    kind = {"adversarial": adversarial_loss, "trades": trades_loss, "metric": metric_loss}[net.role]
     return kind(net.threat, net.attack_steps)
 
 

@@ -7,13 +7,13 @@ own setting, for a GPU. Nets are trained once into `runs/paper-<scale>/nets` and
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from art_advtransform.attacks.base import Attack
 from art_advtransform.config import ThreatModel, TransformConfig
@@ -22,7 +22,7 @@ from art_advtransform.defended import DefendedModel
 from art_advtransform.evaluation import evaluate
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.pretrained import load_pretrained
-from art_advtransform.recipes import THREATS, Net, preset_nets
+from art_advtransform.recipes import THREATS, Net, Role, preset_nets
 from art_advtransform.records import Evaluation
 from art_advtransform.train_nets import Options, train_nets
 from benchmarks.harness import print_table, progress, write_csv
@@ -121,10 +121,20 @@ class Workshop:
             net = replace(net, redraw_every=self.scale.redraw_every)
         return replace(net, **changes)
 
-    def nets(self, recipes: Mapping[str, Net]) -> dict[str, nn.Module]:
-        """Trained by their recipes, or read where they have been; f_b before what is trained on it."""
+    def adversarial(self, role: Role, **changes: Any) -> Net:
+        """The classifier without g, trained on examples instead; at "cpu" by FGSM with a random start, which two cores bear."""
+        steps = {"cpu": 1, "digits": 7, "paper": 10 if role == "trades" else 7}[self.name]
+        return self.recipe("undefended", role=role, threat=self.threat, attack_steps=steps, **changes)
+
+    def nets(
+        self, recipes: Mapping[str, Net], encode: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, nn.Module]:
+        """Trained by their recipes, or read where they have been; f_b before what is trained on it; on ``encode``d images."""
         options = Options(preset=self.scale.preset, nets=recipes, progress=lambda name: partial(_told, name))
-        folders = train_nets(self.scale.dataset, self.train, self.test, self.home / "nets", options=options)
+        train, test = self.train, self.test
+        if encode is not None:
+            train, test = replace(train, x=encode(train.x)), replace(test, x=encode(test.x))
+        folders = train_nets(self.scale.dataset, train, test, self.home / "nets", options=options)
         return {name: load_pretrained(folder) for name, folder in folders.items()}
 
     def evaluate(

@@ -61,7 +61,9 @@ def test_unknown_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("role", "threat"), [("adversarial", None), ("plain", ThreatModel())])
 def test_a_threat_belongs_to_adversarial_training(role: recipes.Role, threat: ThreatModel | None) -> None:
     # without it f_b would silently be trained on clean images
-    with pytest.raises(ValueError, match="expected a threat for the roles adversarial and trades, and only for them"):
+    with pytest.raises(
+        ValueError, match="expected a threat for the roles adversarial, trades, metric, and only for them"
+    ):
         Net("SmallVGG", {}, role, Recipe(), "f_b", threat)
 
 

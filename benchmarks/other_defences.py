@@ -1,0 +1,83 @@
+"""The other systems of Tables 3 and 6, as modules from images to logits: ART's preprocessors, and pruning of activations.
+
+Feature denoising and metric learning are options of training: ``ResNet18(denoising=True)``, the role "metric".
+
+ART's preprocessors compute in NumPy; here each is one differentiable step whose backward is ART's own ``estimate_gradient``: the
+identity, or for thermometer encoding the ramp of Athalye et al. (2018), so that every attack of the catalogue is BPDA on them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class ArtPreprocessed(nn.Module):
+    """classifier(defence(x)), with the gradient of ``defence`` as ART estimates it.
+
+    Args:
+        classifier: logits of what the defence returns.
+        defence: an ``art.defences.preprocessor``.
+    """
+
+    def __init__(self, classifier: nn.Module, defence: Any) -> None:
+        super().__init__()
+        self.classifier, self.defence = classifier, defence
+
+    def forward(self, x: Tensor) -> Tensor:
+        defended: Tensor = _Defence.apply(x, self.defence)
+        logits: Tensor = self.classifier(defended)
+        return logits
+
+
+class _Defence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, defence: Any) -> Tensor:
+        ctx.defence = defence
+        ctx.save_for_backward(x)
+        defended, _ = defence(x.detach().cpu().numpy())
+        return torch.as_tensor(np.ascontiguousarray(defended), dtype=x.dtype, device=x.device)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        found = ctx.defence.estimate_gradient(x.cpu().numpy(), gradient.cpu().numpy())
+        return torch.as_tensor(np.ascontiguousarray(found), dtype=x.dtype, device=x.device), None
+
+
+class StochasticActivationPruning(nn.Module):
+    """Stochastic activation pruning (Dhillon et al. 2018, arXiv 1803.01442) behind every ReLU of ``classifier``, at inference only.
+
+    Of the n activations of an image ``share * n`` are sampled with replacement, with probability proportional to their size; what
+    isn't drawn becomes zero, what is is divided by the probability of being drawn at all.
+
+    Args:
+        classifier: any net with ReLU modules; hooks are put on them.
+        share: samples over activations.
+    """
+
+    randomized = True
+
+    def __init__(self, classifier: nn.Module, share: float = 1.0) -> None:
+        super().__init__()
+        self.classifier, self.share = classifier, share
+        for module in classifier.modules():
+            if isinstance(module, nn.ReLU):
+                module.register_forward_hook(self._pruned)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(x)
+        return logits
+
+    def _pruned(self, module: nn.Module, inputs: Any, activations: Tensor) -> Tensor:
+        if module.training:
+            return activations
+        flat = activations.flatten(1)
+        p = flat.abs() / flat.abs().sum(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
+        samples = self.share * flat.shape[1]
+        kept = 1 - torch.exp(samples * torch.log1p(-p.clamp_max(1 - 1e-6)))  # P(drawn at least once)
+        drawn = torch.rand_like(kept) < kept
+        return torch.where(drawn, flat / kept.clamp_min(1e-12), 0).view_as(activations)

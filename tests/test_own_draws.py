@@ -1,0 +1,60 @@
+"""A classifier that is random by itself, without a transform: counted by many draws like the defence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from art_advtransform.attacks.expectation import expectation_pgd
+from art_advtransform.counting import SCORING, SELECTION, predictions
+from art_advtransform.defended import DefendedModel
+from tests.evaluations import THREAT, X, Y, run, timeless
+from tests.models import global_state_untouched
+
+
+class Noisy(nn.Module):
+    """Whether the image is brighter than its surroundings, plus noise from global state, of its own for every row."""
+
+    randomized = True
+
+    def __init__(self, scale: float = 0.5) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        level = x.mean((1, 2, 3)) - 0.5 + self.scale * (torch.rand(len(x)) - 0.5)
+        return torch.stack([-level, level], 1)
+
+
+MODEL = DefendedModel(Noisy(), None).eval()
+
+
+def test_it_is_random_and_averaged_like_the_defence() -> None:
+    assert MODEL.randomized
+    assert not DefendedModel(nn.Flatten(), None).randomized
+    view = MODEL.view(eot_samples=64)
+    assert view.eot_samples == 64
+    alone, averaged = (torch.stack([model(X[:1]).detach() for _ in range(20)]).std() for model in (MODEL, view))
+    assert float(averaged) < float(alone) / 2
+    assert MODEL.view(eot_samples=3)(X).shape == (10, 2)
+
+
+def test_draws_are_keyed_and_independent_of_batch_and_number() -> None:
+    with global_state_untouched():
+        found = predictions(MODEL, X, 12, 0, SCORING)
+    assert float(found.float().std(1).mean()) > 0
+    assert torch.equal(predictions(MODEL, X[4:], 5, 0, SCORING, 4), found[4:, :5])
+    assert not torch.equal(predictions(MODEL, X, 12, 0, SELECTION), found)
+    assert not torch.equal(predictions(MODEL, X, 12, 1, SCORING), found)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_evaluation_of_it_can_be_repeated(seed: int) -> None:
+    attack = expectation_pgd(5, 4, continues=False)
+    results = []
+    for k in range(2):
+        torch.manual_seed(k)
+        results.append(timeless(run(MODEL, X, Y, preset=[attack], threat=THREAT, seed=seed)))
+    assert results[0] == results[1]
+    assert results[0].attacks[0].forward >= 5 * 4
