@@ -2,7 +2,7 @@
 
     python -m benchmarks.table3_white_box [--scale digits | cpu | paper]
 
-Each under PGD on the expected loss with the gradient that breaks it: the net's own, or BPDA as ART estimates it. Says for each which
+Each under PGD on the expected loss with the gradient that breaks it: its own, or BPDA as ART estimates it. Says for each which
 implementation ran. Not run: image quilting (Guo et al.), which no maintained library has; PixelDefend (Song et al.): ART has its
 projection but no PixelCNN, whose 256-way distribution of every pixel is the whole defence, and a poor one would be another defence.
 """
