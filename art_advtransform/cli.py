@@ -75,7 +75,14 @@ def train(
     if preset == "smoke":
         images = [split.sample(SMOKE_IMAGES) for split in images]
     with bars() as shown:
-        options = Options(preset, redraw_every, resume, mixed_precision, tensorboard, partial(bar, shown))  # type: ignore[arg-type]
+        options = Options(
+            preset,
+            redraw_every=redraw_every,
+            resume=resume,
+            mixed_precision=mixed_precision,  # type: ignore[arg-type]
+            log_dir=tensorboard,
+            progress=partial(bar, shown),
+        )
         folders = train_nets(dataset, images[0], images[1], out, net, options)
     for name, folder in folders.items():
         card = read_card(folder)

@@ -127,6 +127,21 @@ NETS: dict[str, dict[str, Net]] = {
         ),
         "undefended": Net("ResNet18", _DIGITS_RESNET, "plain", _DIGITS_RECIPE, "the classifier without a defence"),
         "f_a-defended": Net("ResNet18", _DIGITS_RESNET, "defended", _DIGITS_RECIPE, "the classifier behind g"),
+        "f_a-defended-2": Net(
+            "ResNet18",
+            _DIGITS_RESNET,
+            "defended",
+            replace(_DIGITS_RECIPE, seed=1),
+            "an independent copy of the classifier behind g, for transfer attacks",
+        ),
+        "adversarial": Net(
+            "ResNet18",
+            _DIGITS_RESNET,
+            "adversarial",
+            _DIGITS_RECIPE,
+            "the classifier trained adversarially instead",
+            DIGITS_THREAT,
+        ),
         "surrogate": Net(
             "SmallVGG", _DIGITS_VGG, "plain", _DIGITS_RECIPE, "what a black-box attacker trains for himself"
         ),

@@ -14,7 +14,7 @@ from art_advtransform.attacks.evolution import evolution_gradient, evolution_str
 from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.attacks.steering import steered_pgd, steering_gradient
 from art_advtransform.attacks.student import expected_probabilities, student, train_student
-from art_advtransform.config import ThreatModel, TransformConfig
+from art_advtransform.config import Objective, ThreatModel, TransformConfig
 from art_advtransform.counting import SCORING, predictions
 from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import LLPGDTransform
@@ -75,6 +75,8 @@ def test_steering_gradient_of_a_linear_f_b() -> None:
             leads = float(logits[i, j] - logits[i, k]) >= 1
             expected = torch.zeros(16, dtype=torch.float64) if leads else w[j] - w[k]
             torch.testing.assert_close(found[i].flatten(), expected)
+            opposite = steering_gradient(linear_net(-w), x, k, "most_likely")
+            torch.testing.assert_close(opposite, found)
     assert not bool(steering_gradient(linear_net(100 * w), x, int((100 * net(x[:1])).argmin()))[0].any())
     assert all(p.grad is None for p in net.parameters())
 
@@ -86,9 +88,9 @@ def test_every_class_has_its_turn() -> None:
     attack = steered_pgd(1, 1)
     original = steering_gradient
 
-    def spy(f_b: nn.Module, x: Tensor, k: int) -> Tensor:
+    def spy(f_b: nn.Module, x: Tensor, k: int, objective: Objective) -> Tensor:
         seen.append(k)
-        return original(f_b, x, k)
+        return original(f_b, x, k, objective)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("art_advtransform.attacks.steering.steering_gradient", spy)
