@@ -108,13 +108,22 @@ def test_the_module_runs() -> None:
 def test_evaluate(evaluated: tuple[Path, str]) -> None:
     out, output = evaluated
     rows = table(output)
-    assert re.search(r"undefended *┃ *defended *┃ *┃ *┃ *defended, known D", rows[1])
+    assert re.search(r"undefended *┃ *adversarial *┃ *defended *┃ *┃ *┃ *defended, known D", rows[1])
     names = ["no attack", "white-box transfer: PGD-10 on f_a", "BPDA-I: PGD-10, EOT 4", "per-image worst case"]
     assert [row.split("│")[1].strip() for row in rows if row[0] == "│"] == names
     assert "6 images, L-inf budget 0.125, mean over 4 fresh draws" in output
     written = {str(path.relative_to(out)) for path in out.rglob("*") if path.suffix not in ("", ".safetensors")}
-    records = {f"{name}/evaluation.json" for name in ("undefended", "defended", "defended-known-D")}
-    printed = {"table.md", "table.tex", "table.csv", "accuracy.png", "examples.png", "report.html", *records}
+    records = {f"{name}/evaluation.json" for name in ("undefended", "adversarial", "defended", "defended-known-D")}
+    printed = {
+        "table.md",
+        "table.tex",
+        "table.csv",
+        "accuracy.png",
+        "cost.png",
+        "examples.png",
+        "report.html",
+        *records,
+    }
     manifests = {name.replace("evaluation", "manifest") for name in records}
     assert written == printed | manifests
     assert (out / "examples.safetensors").is_file()
@@ -152,7 +161,7 @@ def test_evaluate_goes_on_where_it_was(
     assert table(run(*EVALUATE, "--out", "results")) == first
     assert attacked == []
     chunks = {name: stat for name, stat in before.items() if "chunks" in name}
-    assert len(chunks) == 9
+    assert len(chunks) == 12
     assert chunks.items() <= files(tmp_path / "results").items()
     # what is missing, and only that, is made again
     (lost,) = (tmp_path / "results" / "defended" / "chunks").glob("bpda*")
@@ -164,7 +173,7 @@ def test_evaluate_goes_on_where_it_was(
     assert isinstance(result.exception, ValueError)
     assert len(attacked) == 1
     run(*EVALUATE, "--out", "results", "--seed", "1", "--restart")
-    assert len(attacked) == 1 + 9
+    assert len(attacked) == 1 + 12
 
 
 def test_report_is_the_table_of_the_evaluation(evaluated: tuple[Path, str], tmp_path: Path) -> None:
@@ -198,7 +207,7 @@ def test_json(evaluated: tuple[Path, str], tmp_path: Path) -> None:
     for command in (["report", "results"], [*EVALUATE, "--out", "results"]):
         found = json.loads(CliRunner().invoke(cli.app, [*command, "--json"]).stdout)  # nothing else is there
         assert found["folder"] == "results"
-        assert len(found["results"]) == 3 * 4
+        assert len(found["results"]) == 4 * 4
         named = {(r["model"], r["attack"]): r["mean"] for r in found["results"]}
         record = Evaluation.load(tmp_path / "results" / "defended" / "evaluation.json")
         assert record.worst.mean is not None
@@ -272,7 +281,7 @@ def test_train_one_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_evaluate_what_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(recipes.NETS, "digits", tiny_nets(1))
     output = run("train", "--preset", "smoke", "--out", "nets")
-    names = {"f_b-adversarial", "undefended", "f_a-defended", "surrogate", "imitation"}
+    names = set(recipes.NETS["digits"])
     assert {path.name for path in (tmp_path / "nets").iterdir()} == names
     assert all(f"{name}: test accuracy" in output for name in names - {"imitation"})
     assert re.search(r"imitation: distance to g 0\.\d{4} \(training images: 0\.\d{4}\)", output)
