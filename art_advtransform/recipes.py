@@ -114,6 +114,12 @@ _CIFAR_DEFENDED = Net(
 )
 
 
+# 64x64 is four times the work for each image.
+_TINY_VGG = {"nb_classes": 200, "input_size": 64, "dropout": 0.1}
+_TINY_RESNET = {"nb_classes": 200, "width": 20}
+_TINY_RECIPE = replace(_CIFAR_RECIPE, nb_epochs=20)
+
+
 def _imitation(recipe: Recipe) -> Recipe:
     """Images as they are: g of a crop is not the crop of g."""
     return replace(recipe, crop_padding=0, flip=False)
@@ -192,6 +198,24 @@ NETS: dict[str, dict[str, Net]] = {
         ),
         "imitation": Net(
             "FCN", {}, "imitation", replace(_imitation(_CIFAR_RECIPE), nb_epochs=10), "h(x, D), an imitation of g_D(x)"
+        ),
+    },
+    "tiny_imagenet": {
+        "f_b-adversarial": Net(
+            "SmallVGG",
+            _TINY_VGG,
+            "adversarial",
+            _TINY_RECIPE,
+            "the external model f_b",
+            ThreatModel(),
+            attack_steps=1,
+            half=True,
+        ),
+        "f_a-defended": Net(
+            "ResNet18", _TINY_RESNET, "defended", _TINY_RECIPE, "the classifier behind g", redraw_every=7, half=True
+        ),
+        "undefended": Net(
+            "ResNet18", _TINY_RESNET, "plain", _TINY_RECIPE, "the classifier without a defence", half=True
         ),
     },
 }

@@ -1,7 +1,8 @@
 """How large the paper's tables and figures are made, and the nets and evaluations that they share.
 
 `--scale digits`: minutes on two cores; `cpu`: hours on two cores, CIFAR-10 with smaller nets and fewer epochs; `paper`: the paper's
-own setting, for a GPU. Nets are trained once into `runs/paper-<scale>/nets` and serve every table; what was killed goes on.
+own setting, for a GPU. Nets are trained once into `runs/paper-<scale>-<data set>/nets` and serve every table; what was killed
+goes on.
 """
 
 from __future__ import annotations
@@ -76,19 +77,22 @@ class Workshop:
     seed: int
 
     @classmethod
-    def from_command_line(cls, doc: str | None) -> Workshop:
-        """``--scale``, ``--seed`` and ``--data-root``."""
+    def from_command_line(cls, doc: str | None, dataset: str | None = None) -> Workshop:
+        """``--scale``, ``--seed`` and ``--data-root``; ``dataset``: instead of CIFAR-10 at the larger scales."""
         parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--scale", choices=SCALES, default="digits")
         parser.add_argument("--seed", type=int, default=0)
         parser.add_argument("--data-root", type=Path, default=None)
         arguments = parser.parse_args()
-        return cls(arguments.scale, SCALES[arguments.scale], arguments.data_root, arguments.seed)
+        scale = SCALES[arguments.scale]
+        if dataset is not None and arguments.scale != "digits":
+            scale = replace(scale, dataset=dataset)
+        return cls(arguments.scale, scale, arguments.data_root, arguments.seed)
 
     @property
     def home(self) -> Path:
         """Where nets and runs are kept."""
-        return Path("runs") / f"paper-{self.name}"
+        return Path("runs") / f"paper-{self.name}-{self.scale.dataset}"
 
     @property
     def threat(self) -> ThreatModel:
