@@ -31,7 +31,7 @@ class FrozenModel(nn.Module):
         autocast: compute f_b in ``torch.bfloat16`` or ``torch.float16`` (mixed precision, for GPUs), logits and gradients come
             back in f_b's own precision. Off by default: it flips signs of the gradient, so that g is another transformation
             (benchmarks/precision.py measures how many).
-        compile: run LL-PGD's steps through ``torch.compile`` (for GPUs; on a CPU it loses the gain of channels_last). The
+        compile: run LL-PGD's steps through ``torch.compile`` (for GPUs). The
             derivative rules that differentiate f_b twice keep the uncompiled net.
 
     Raises:

@@ -42,10 +42,12 @@ class Blended(GradientEstimator):
         self.rule, self.weight, self.clip = rule, weight, clip
 
     def pullback(self, draw: Draw, v: Tensor) -> Tensor:
-        added = self.rule.pullback(draw, v) - v
-        longest, length = self.clip * _length(v), _length(added)
-        tiny = torch.finfo(v.dtype).tiny
-        return v + self.weight * added * (longest / length.clamp_min(tiny)).clamp_max(1)
+        added, tiny = torch.nan_to_num(self.rule.pullback(draw, v) - v), torch.finfo(v.dtype).tiny
+        # through thirteen steps it may be so large that its length overflows: the direction first, then how far
+        peak = added.abs().amax((1, 2, 3), keepdim=True).clamp_min(tiny)
+        unit = added / peak
+        reach = torch.minimum(peak, self.clip * _length(v) / _length(unit).clamp_min(tiny))
+        return v + self.weight * reach * unit
 
 
 class SoftplusModel(GradientEstimator):

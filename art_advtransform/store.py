@@ -95,7 +95,9 @@ class RunFolder:
             with safe_open(path, framework="pt") as file:
                 meta = file.metadata() or {}
                 if not made_by.items() <= meta.items():
-                    logger.warning("%s is of another evaluation, attack or beginning: computed again", path)
+                    logger.warning(
+                        "%s is of another evaluation, attack, version of it or beginning: computed again", path
+                    )
                     return None
                 return Chunk(
                     file.get_tensor("attacked"),

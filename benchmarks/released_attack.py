@@ -1,9 +1,10 @@
-"""What each fault of the released attack is worth: robust accuracy as coded, with each mended alone, with all, and corrected.
+"""What each fault of the released attack is worth: robust accuracy as coded, each mended alone, each left in alone, and corrected.
 
     python -m benchmarks.released_attack [--dataset cifar10] [--images 200]
 
 The same nets and images throughout; both objectives of g: least likely (the paper) and most likely (the released experiment). f_a
-was trained on g of the first: its clean accuracy stands beside. Resumes from --out.
+was trained on g of the first: its clean accuracy stands beside. The paper has 80.2 % under BPDA-I and 78.1 % in the worst case, of
+82.9 % clean. Resumes from --out.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from benchmarks.subject import Subject, options
 
 
 def attacks() -> list[Attack]:
-    """As coded; one fault mended; all; and attacks without them."""
-    mended = [released_bpda([fault]) for fault in FAULTS]
+    """As coded; one fault mended; all but one, which tells what that one fakes; all; and attacks that never had them."""
     return [
         released_bpda(),
-        *mended,
-        released_bpda(["double x", "label"]),
+        *(released_bpda([fault]) for fault in FAULTS),
+        *(released_bpda([other for other in FAULTS if other != fault]) for fault in FAULTS),
         released_bpda(list(FAULTS)),
         momentum_pgd(400),
+        expectation_pgd(1000, 1, loss="ce", momenta=(0.9,), eps_steps=(1 / 8, 1 / 40), continues=False),
         expectation_pgd(100, 4, momenta=(0.0, 0.9), continues=False),
     ]
 
@@ -56,6 +57,7 @@ def main() -> None:
         )
         for found in (result.clean, *result.attacks, result.worst):
             assert found.mean is not None, found.problem
+            assert result.clean.mean is not None
             rows.append(
                 {
                     "objective": objective,
@@ -63,6 +65,7 @@ def main() -> None:
                     "accuracy": 100 * found.mean.value,
                     "low": 100 * found.mean.low,
                     "high": 100 * found.mean.high,
+                    "of_clean": 100 * found.mean.value / max(result.clean.mean.value, 1e-9),
                     "images": len(subject.x),
                     "draws": arguments.draws,
                     "seed": arguments.seed,

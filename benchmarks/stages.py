@@ -1,6 +1,6 @@
 """What every attack of the preset strong does alone, on the same images, at about the same cost.
 
-    python -m benchmarks.stages [--dataset cifar10] [--images 50] [--cost 400]
+    python -m benchmarks.stages [--dataset cifar10] [--images 50] [--cost 2000]
 
 In the preset each attack meets what the ones before left, so that the first takes all the credit. Here each starts from the
 image (or at random), on all images, its steps scaled to --cost evaluations an image; what costs nothing stays as it is. Resumes
@@ -23,7 +23,7 @@ from benchmarks.subject import Subject, options
 
 def main() -> None:
     parser = options(__doc__, images=50)
-    parser.add_argument("--cost", type=int, default=400, help="evaluations that each may spend on an image")
+    parser.add_argument("--cost", type=int, default=2000, help="evaluations that each may spend on an image")
     parser.add_argument("--draws", type=int, default=20, help="draws of D that score")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
@@ -65,8 +65,9 @@ def main() -> None:
 
 def scaled(index: int, cost: int) -> Attack:
     """Attack number ``index`` of the preset, alone, with steps that cost about ``cost``; it can't cost less than one step."""
-    full = strong()[index]
-    budget = 1.0 if full.cost == 0 else cost / full.cost
+    # what an attack spends on looking at its iterates does not shrink with its steps
+    least, full = strong(1e-9)[index].cost, strong()[index].cost
+    budget = max((cost - least) / (full - least), 1e-9) if full > least else 1.0
     return replace(strong(budget)[index], continues=False)
 
 

@@ -54,7 +54,7 @@ CHEAP: dict[str, Callable[..., Attack]] = {
     "average_start": lambda *full: average_start(4, 3),
     "released_bpda": released_bpda,
 }
-LENGTHS = {"smoke": 2, "quick": 9, "paper": 13, "strong": 31}
+LENGTHS = {"smoke": 2, "quick": 9, "paper": 13, "strong": 33}
 ENTRIES = [(preset, index) for preset, length in LENGTHS.items() for index in range(length)]
 
 every_entry = pytest.mark.parametrize(("preset", "index"), ENTRIES)

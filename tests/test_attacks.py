@@ -71,6 +71,7 @@ SMALL: dict[str, Callable[[], Attack]] = {
     "BPDA-I: mean ce": lambda: expectation_pgd(4, 2, loss="ce", seen="twin"),
     "BPDA-I: mean targeted": lambda: expectation_pgd(4, 2, loss="targeted"),
     "I + ": lambda: expectation_pgd(2, 2, gradient=Blended(SoftplusModel(Tanh())), rule="I + 0.3 J", nb_steps=2),
+    "transfer: mean": lambda: expectation_pgd(4, 2, seen="f_b"),
     "student": lambda: student(2, 4, 2, 1),
     "steering": lambda: steered_pgd(2, 2),
     "evolution strategy": lambda: evolution_strategy(2, 8),
@@ -79,7 +80,7 @@ SMALL: dict[str, Callable[[], Attack]] = {
 # their gradients, if any, are not those of the defended model
 ON_NETS = ("APGD-CE", "APGD-T", "transfer: MI-FGSM", "transfer: VMI-FGSM")
 WITHOUT_QUERIES = ("white-box transfer", "black-box transfer", "average start", "transfer from f_b", *ON_NETS)
-SEARCHES = ("HopSkipJump", "GenAttack", "Square", "SPSA", "evolution strategy", "student")
+SEARCHES = ("HopSkipJump", "GenAttack", "Square", "SPSA", "transfer: mean", "student")
 WITHOUT_GRADIENTS = (*WITHOUT_QUERIES, *SEARCHES)
 # it starts at the image and draws nothing
 UNSEEDED = ("transfer: MI-FGSM",)

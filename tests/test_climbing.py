@@ -119,9 +119,20 @@ def test_momenta_are_averaged() -> None:
     slow, expected = torch.zeros(1, 1, 1, 2, dtype=torch.float64), x
     for direction in directions:
         d = direction / direction.abs().mean()
-        slow = 0.5 * slow + 0.5 * d
+        slow = 0.5 * slow + d
         expected = expected + EPS / 4 * torch.sign((d + slow) / 2)
     torch.testing.assert_close(found, expected)
+
+
+def test_where_all_is_won_nothing_moves_and_nan_is_no_direction() -> None:
+    x = torch.full((3, 1, 1, 2), 0.5, dtype=torch.float64)
+    model = DefendedModel(linear_net(torch.ones(2, 2, dtype=torch.float64)), None)
+    target = Target(model, x, torch.tensor([0, 0, 0]), ThreatModel(EPS), 0, best=x, alive=torch.ones(3))
+    once = torch.tensor([1.0, 1.0, torch.nan], dtype=torch.float64).view(3, 1, 1, 1).expand_as(x)
+    then = torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64).view(3, 1, 1, 1).expand_as(x)
+    rest = iter([once, then])
+    found = climb(Keeper(target), x, lambda _: next(rest), 2, momenta=(0.9,), eps_steps=(0.25, 0.25))
+    torch.testing.assert_close((found - x)[:, 0, 0, 0] / (EPS / 4), torch.tensor([1.0, 2.0, 1.0]).double())
 
 
 # ---- what is kept
@@ -137,11 +148,11 @@ def test_the_keeper_returns_the_iterate_that_is_right_least_often() -> None:
     assert bool(margins.any())
     assert torch.equal(keeper.best[margins], wrong[margins])
     assert keeper.right[margins].tolist() == [0.0] * int(margins.sum())
-    # the younger of equals
-    closer = X + 0.9 * EPS * UP
-    still = LINEAR(closer).argmax(1) != Y
-    keeper.look(closer)
-    assert torch.equal(keeper.best[still & margins], closer[still & margins])
+    # of those that are right as often the one that lies nearer to the border, or further beyond it
+    keeper = Keeper(linear_target())
+    for share in (0.1, 0.3, 0.2):
+        keeper.look(X + share * EPS * UP)
+    torch.testing.assert_close(keeper.best, X + 0.3 * EPS * UP)
 
 
 def test_the_keeper_judges_by_many_draws_of_the_whole_defence() -> None:
@@ -151,7 +162,13 @@ def test_the_keeper_judges_by_many_draws_of_the_whole_defence() -> None:
     assert keeper.nb_draws == 16
     assert {float(16 * right) % 1 for right in keeper.right} == {0.0}
     assert 0 < float(keeper.right.mean()) < 1
-    assert keeper.leading.tolist() == [1] * 6  # the other of two
+    assert keeper.ranking.tolist() == [[1]] * 6  # the other of two
+    # always on the same draws of its own: the same iterate is neither better nor worse
+    again = keeper.right.clone()
+    keeper.look(x)
+    assert torch.equal(keeper.right, again)
+    assert keeper.starts is not None
+    assert len(keeper.starts) == 6 * 16
     assert Keeper(linear_target()).nb_draws == 1
 
 

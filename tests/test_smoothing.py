@@ -62,6 +62,19 @@ def test_what_is_added_is_cut_for_each_draw_on_its_own() -> None:
     assert not bool(added[2].any())  # nothing in, nothing out, no NaN
 
 
+def test_what_overflows_is_cut_like_the_rest() -> None:
+    draw = draw_on(smooth_net())
+    v = v_for(draw).float()
+
+    class Huge(GradientEstimator):
+        def pullback(self, draw: Draw, v: Tensor) -> Tensor:
+            return v + 3e38 * torch.sign(v)  # its length overflows
+
+    found = Blended(Huge(), 1.0).pullback(draw, v)
+    lengths = (found - v).flatten(1).norm(dim=1) / v.flatten(1).norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones(3))
+
+
 def relu_net() -> nn.Sequential:
     # max pooling and ReLU as a module
     return nn.Sequential(

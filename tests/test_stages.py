@@ -16,7 +16,7 @@ from art_advtransform.attacks.presets import preset_attacks
 from art_advtransform.attacks.strong import STAGES
 from art_advtransform.datasets import load_dataset
 from art_advtransform.defended import DefendedModel
-from art_advtransform.evaluate_nets import BARE, DEFENDED, FIXED, UNDEFENDED, Nets, evaluate_nets
+from art_advtransform.evaluate_nets import ADVERSARIAL, BARE, DEFENDED, FIXED, UNDEFENDED, Nets, evaluate_nets
 from art_advtransform.recipes import DIGITS_THREAT
 from art_advtransform.store import Chunk
 from tests.evaluations import Coin, darker, drifting, mean, run, timeless
@@ -66,6 +66,17 @@ def test_the_worst_case_is_kept_and_goes_with_what_it_was_made_of(
     assert scored == []
     run(**options | {"preset": [by(0.05), by(0.1)]})
     assert scored  # other images are worst
+
+
+def test_what_a_mended_attack_did_before_is_not_taken_for_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(preset=[by(0.05)], out=tmp_path)
+    run(preset=[by(0.05)], out=tmp_path)
+    assert caplog.text == ""
+    monkeypatch.setattr(runs, "attack_code", lambda: "other")
+    run(preset=[by(0.05)], out=tmp_path)
+    assert "by-0-05-00000.safetensors is of another evaluation, attack, version" in caplog.text
 
 
 def test_an_evaluation_with_other_draws_is_another(tmp_path: Path) -> None:
@@ -145,12 +156,12 @@ def test_models_to_choose_and_the_surrogates_of_each(tmp_path: Path) -> None:
     assert found[BARE].settings["transform"] is None
     assert mean(found[BARE].clean) <= mean(found[UNDEFENDED].clean)
     with pytest.raises(
-        ValueError, match="unknown model 'f_a'; known: undefended, f_a without g, defended, defended, kn"
+        ValueError, match="unknown model 'f_a'; known: undefended, adversarial, f_a without g, defended, def"
     ):
         evaluate_nets(nets, data, DIGITS_THREAT, tmp_path / "b", models=["f_a"])
     assert not (tmp_path / "b").exists()
-    assert set(nets.surrogates(DEFENDED)) == set(nets.surrogates(FIXED)) == {"surrogate", UNDEFENDED}
-    assert set(nets.surrogates(UNDEFENDED)) == {"surrogate"}
+    assert set(nets.surrogates(DEFENDED)) == set(nets.surrogates(FIXED)) == {"surrogate", UNDEFENDED, ADVERSARIAL}
+    assert set(nets.surrogates(UNDEFENDED)) == {"surrogate", ADVERSARIAL}
 
 
 def test_a_twin_is_handed_to_the_attacks_and_into_the_record() -> None:

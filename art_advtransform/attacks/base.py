@@ -28,8 +28,8 @@ class View:
     """How an attack sees the model: what it differentiates or queries, by which backward rule, over which draws.
 
     Attributes:
-        model: ``"defended"``: f_a(g(.)); ``"f_a"`` or ``"f_b"`` alone; ``"surrogates"``: the mean logits of the attacker's nets;
-            ``"twin"``: f_a'(g(.)), f_a' an independent copy.
+        model: ``"defended"``: f_a(g(.)); ``"f_a"`` or ``"f_b"`` alone; ``"surrogates"``: the mean log-probabilities of the
+            attacker's nets; ``"twin"``: f_a'(g(.)), f_a' an independent copy.
         gradient: backward rule of g, a name in ``GRADIENTS`` or an instance.
         eot_samples: draws of D that one call averages.
         frozen: one draw of D, the same for every image and call, instead of fresh ones.
@@ -91,7 +91,7 @@ class Target:
             assert self.defended.transform is not None  # Attack.missing says so before
             yield self.bare(self.defended.transform.model)
         elif view.model == "surrogates":
-            yield self.bare(_MeanLogits(list(self.surrogates.values())))
+            yield self.bare(_MeanLogProbabilities(list(self.surrogates.values())))
         else:
             target = self if view.model == "defended" else self.of_twin()
             model = target.view(view.gradient, view.eot_samples, view.max_iter)
@@ -229,10 +229,12 @@ def settings(options: Mapping[str, Any], threat: ThreatModel) -> dict[str, Any]:
     return {name: value(threat) if callable(value) else value for name, value in options.items()}
 
 
-class _MeanLogits(nn.Module):
+class _MeanLogProbabilities(nn.Module):
+    """Not of logits: a net of large ones would drown the others."""
+
     def __init__(self, models: list[nn.Module]) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([model(x) for model in self.models]).mean(0)
+        return torch.stack([model(x).log_softmax(1) for model in self.models]).mean(0)

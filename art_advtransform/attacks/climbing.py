@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from art_advtransform.attacks.base import Target
+from art_advtransform.transform import random_start
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Direction = Callable[[Tensor], Tensor]
@@ -20,31 +21,48 @@ LOOKS, LOOK_DRAWS = 8, 16
 
 
 class Keeper:
-    """The best iterate of each image by a few draws of its own, and which wrong class leads there on average.
+    """The best iterate of each image, and which wrong classes lead there on average.
+
+    All iterates are compared on the same few draws of its own, first by how many are right, then by the mean lead of the best
+    other class: fresh draws would let a lucky look stand against later gains, and shares alone can't tell two iterates that are
+    right in all.
 
     Attributes:
         best: images (n, C, H, W).
-        right: share of its draws that are right, (n,).
-        leading: class (n,).
+        right: share of the draws that are right, (n,).
+        lead: mean lead of the best other class over the label, at most 2 a draw, (n,).
+        ranking: wrong classes, those that lead most first, (n, K - 1).
     """
 
     def __init__(self, target: Target) -> None:
-        self.target = target
-        self.model = target.view()
+        self.target, self.model, n = target, target.view(), len(target.x)
         self.nb_draws = LOOK_DRAWS if self.model.randomized else 1
+        self.starts = self._starts()
         self.best = target.start()
-        self.right = torch.full((len(target.x),), torch.inf, dtype=target.x.dtype, device=target.x.device)
-        self.leading = target.y
+        self.right = torch.full((n,), torch.inf, dtype=target.x.dtype, device=target.x.device)
+        self.lead = torch.full_like(self.right, -torch.inf)
+        self.ranking = target.y[:, None]
 
     def look(self, x_adv: Tensor) -> None:
-        """Compare these iterates with the best so far; of equals the younger stays."""
+        """Compare these iterates with the best so far."""
+        y, draws = self.target.y, self.nb_draws
         with torch.no_grad():
-            logits = self.model(x_adv.repeat_interleave(self.nb_draws, 0)).unflatten(0, (len(x_adv), self.nb_draws))
-        right = (logits.argmax(2) == self.target.y[:, None]).to(x_adv).mean(1)
-        better = right <= self.right
+            logits = self.model(x_adv.repeat_interleave(draws, 0), self.starts)
+        right = (logits.argmax(1) == y.repeat_interleave(draws)).to(x_adv).view(-1, draws).mean(1)
+        lead = margin(logits, y.repeat_interleave(draws)).to(x_adv).view(-1, draws).mean(1)
+        better = (right < self.right) | ((right == self.right) & (lead > self.lead))
         self.best = torch.where(better.view(-1, 1, 1, 1), x_adv, self.best)
-        self.right = torch.where(better, right, self.right)
-        self.leading = logits.mean(1).scatter(1, self.target.y[:, None], -torch.inf).argmax(1)
+        self.right, self.lead = torch.where(better, right, self.right), torch.where(better, lead, self.lead)
+        means = logits.unflatten(0, (-1, draws)).mean(1).scatter(1, y[:, None], -torch.inf)
+        self.ranking = means.argsort(1, descending=True)[:, :-1]
+
+    def _starts(self) -> Tensor | None:
+        """D of every look, draws of an image side by side; ``None`` where D is not drawn."""
+        transform, x = self.model.transform, self.target.x
+        if transform is None or self.model.is_frozen or not transform.config.random_start:
+            return None
+        like = torch.empty((len(x) * self.nb_draws, *x.shape[1:]), dtype=x.dtype)
+        return random_start(like, transform.config.eps, self.target.generator(5)).to(x.device)
 
 
 def climb(
@@ -78,11 +96,12 @@ def climb(
     for t in range(max_iter):
         if t in shown:
             keeper.look(x_adv)
-        d = scaled(direction(x_adv))
+        d = scaled(torch.nan_to_num(direction(x_adv)))
         for beta, buffer in zip(momenta, buffers, strict=True):
-            buffer.mul_(beta).add_(d, alpha=1 - beta)
+            buffer.mul_(beta).add_(d)
         eps_step = eps * (first + (last - first) * t / max(max_iter - 1, 1))
-        x_adv = keeper.target.project(x_adv + eps_step * torch.stack(buffers).mean(0).sign())
+        moves = d.flatten(1).any(1).view(-1, 1, 1, 1)  # where every draw is won, no old direction leads away
+        x_adv = keeper.target.project(x_adv + eps_step * moves * torch.stack(buffers).mean(0).sign())
     keeper.look(x_adv)
     return x_adv
 

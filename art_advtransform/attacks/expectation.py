@@ -10,6 +10,7 @@ from torch import Tensor
 from art_advtransform.attacks.base import Attack, Seen, Target, View
 from art_advtransform.attacks.climbing import (
     Keeper,
+    Loss,
     climb,
     cross_entropy,
     expected_gradient,
@@ -22,6 +23,7 @@ from art_advtransform.config import check_count
 from art_advtransform.defended import DefendedModel
 
 LossName = Literal["ce", "margin", "targeted"]
+_NB_TARGETS = 3
 
 
 def expectation_pgd(
@@ -30,7 +32,7 @@ def expectation_pgd(
     *,
     loss: LossName = "margin",
     gradient: str | GradientEstimator = "identity",
-    rule: str = "BPDA-I",
+    rule: str | None = None,
     momenta: Sequence[float] = (0.0,),
     eps_steps: tuple[float, float] = (1 / 4, 1 / 16),
     nb_steps: int | None = None,
@@ -43,13 +45,13 @@ def expectation_pgd(
         max_iter: steps.
         eot_samples: draws of D a step; 1 where the model has no randomness.
         loss: "ce": cross-entropy; "margin": the lead of the best other class, capped where a draw is won; "targeted": the same
-            towards the class that leads on average, chosen anew at every look.
+            towards each of the three wrong classes that are most likely at the start in turn, which costs as much as three.
         gradient: backward rule of g.
-        rule: what the entry's name calls it.
+        rule: what the entry's name calls it; ``None``: by ``seen`` and "BPDA-I".
         momenta: see :func:`~art_advtransform.attacks.climbing.climb`.
         eps_steps: first and last step as shares of the budget; between them they fall linearly.
         nb_steps: steps N of g as the attacker differentiates it; ``None``: those of the defence.
-        seen: what is differentiated: "defended", or "twin", an independent copy.
+        seen: what is differentiated, see :class:`~art_advtransform.attacks.base.View`.
         continues: start from the strongest result so far, on the survivors.
 
     Returns:
@@ -73,23 +75,33 @@ def expectation_pgd(
         keeper = Keeper(target)
         draws = eot_samples if model.randomized else 1
 
-        def direction(x_adv: Tensor) -> Tensor:
-            chosen = {"ce": cross_entropy, "margin": margin, "targeted": towards(keeper.leading)}[loss]
-            return expected_gradient(model, x_adv, chosen, target.y, draws)
+        for chosen in _losses(loss, keeper):
 
-        climb(keeper, keeper.best, direction, max_iter, momenta=momenta, eps_steps=eps_steps)
+            def direction(x_adv: Tensor, chosen: Loss = chosen) -> Tensor:
+                return expected_gradient(model, x_adv, chosen, target.y, draws)
+
+            climb(keeper, keeper.best, direction, max_iter, momenta=momenta, eps_steps=eps_steps)
         return keeper.best
 
+    rule = ("BPDA-I" if seen in ("defended", "twin") else "transfer") if rule is None else rule
     name = f"{rule}: mean {loss}, PGD-{max_iter}, {eot_samples} {'draw' if eot_samples == 1 else 'draws'}"
     name += "" if tuple(momenta) == (0.0,) else f", momentum {'/'.join(f'{beta:g}' for beta in momenta)}"
     name += "" if nb_steps is None else f", N = {nb_steps}"
-    name += "" if seen == "defended" else ", on an independent copy"
+    name += "" if seen == "defended" else f", on {'an independent copy' if seen == 'twin' else seen}"
+    climbs, first_look = (_NB_TARGETS, looks_cost(0)) if loss == "targeted" else (1, 0)
     return Attack(
         name,
         generate,
         "white box" if seen == "defended" else "transfer",
         View(seen, gradient=gradient, max_iter=nb_steps),
         method="expectation_pgd",
-        cost=max_iter * eot_samples + looks_cost(),
+        cost=first_look + climbs * ((max_iter * eot_samples if seen in ("defended", "twin") else 0) + looks_cost()),
         continues=continues,
     )
+
+
+def _losses(name: LossName, keeper: Keeper) -> list[Loss]:
+    if name != "targeted":
+        return [cross_entropy if name == "ce" else margin]
+    keeper.look(keeper.best)
+    return [towards(classes) for classes in keeper.ranking[:, :_NB_TARGETS].T]

@@ -48,9 +48,10 @@ def _transfer(steps: _Steps) -> list[Attack]:
     return [
         auto_pgd_transfer(steps(100), "f_a"),
         auto_pgd_transfer(steps(50), "f_a", targeted=True),
-        momentum_transfer(steps(100), "f_a"),
-        momentum_transfer(steps(100), "f_b"),
-        auto_pgd_transfer(steps(50), "surrogates", targeted=True),
+        # unlike APGD these go on where the net attacked is wrong already, as f_a without g is on most images
+        expectation_pgd(steps(100), 1, loss="ce", momenta=(0.9,), seen="f_a"),
+        expectation_pgd(steps(100), 1, loss="ce", momenta=(0.9,), seen="f_b"),
+        expectation_pgd(steps(100), 1, loss="ce", momenta=(0.9,), seen="surrogates"),
         momentum_transfer(steps(40), "surrogates", variance=True),
         expectation_pgd(steps(200), 1, momenta=(0.9,), seen="twin"),
     ]
@@ -62,7 +63,7 @@ def _expectation(steps: _Steps) -> list[Attack]:
         expectation_pgd(steps(2000), 1, loss="ce", momenta=(0.9,), eps_steps=(1 / 8, 1 / 40)),
         auto_pgd(steps(100), 20, continues=True),
         expectation_pgd(steps(200), 10, momenta=(0, 0.9, 0.99)),
-        expectation_pgd(steps(200), 10, loss="targeted", momenta=(0, 0.9)),
+        expectation_pgd(steps(70), 10, loss="targeted", momenta=(0, 0.9)),
         expectation_pgd(steps(200), 40),
     ]
 
@@ -85,6 +86,10 @@ def _smoothed(steps: _Steps) -> list[Attack]:
             for weight in (0.1, 0.3, 1.0)
         ),
         *(through("I + 0.3 J, tanh 3 u", Blended(tanh(3), 0.3), nb_steps) for nb_steps in (1, 3, 5)),
+        *(
+            through(f"I + 0.3 J of the last {last}, tanh 3 u", Blended(Tanh(1 / 3, normalize=True, steps=last), 0.3))
+            for last in (1, 3)
+        ),
     ]
 
 
@@ -94,9 +99,9 @@ def _steering(steps: _Steps) -> list[Attack]:
 
 def _evolution(steps: _Steps) -> list[Attack]:
     return [
-        evolution_strategy(steps(20), 100, 8 / 255),
-        evolution_strategy(steps(20), 100, 4 / 255),
-        evolution_strategy(steps(4), 1000, 4 / 255),
+        evolution_strategy(steps(20), 100, 1.0),
+        evolution_strategy(steps(20), 100, 0.5),
+        evolution_strategy(steps(4), 1000, 0.5),
     ]
 
 

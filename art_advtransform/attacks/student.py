@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from art_advtransform.config import check_count
 from art_advtransform.defended import DefendedModel
 
 _BATCH_SIZE, _LEARNING_RATE = 128, 1e-3
-_PGD_STEPS = 40
+_PGD_STEPS, _LOOKS = 40, 2
 
 
 def student(
@@ -22,12 +23,13 @@ def student(
 ) -> Attack:
     """s(x), trained to give E_D softmax f_a(g_D(x)) at the images, in noise around them and at attack iterates; PGD on s.
 
-    s is smooth where g jumps. It begins as a copy of f_a, and learns in the neighbourhood of these images alone. Every round asks
-    the model at points around x and around where the attack on s went last, so that s is put right where it was fooled.
+    s is smooth where g jumps. It begins as a copy of a net that classifies x itself where the attacker has one (f_a knows g(x)
+    alone). Every round asks the model at points around x, around where the attack on s went last, so that s is put right where it
+    was fooled, and around other images, whose answers are not all alike.
 
     Args:
         nb_rounds: of asking, training and attacking.
-        nb_points: points for each image and round.
+        nb_points: points for each image and round, and as many elsewhere.
         nb_draws: draws that the mean prediction at a point is taken over.
         nb_epochs: over all points so far, in each round.
         continues: start from the strongest result so far, on the survivors.
@@ -41,12 +43,12 @@ def student(
 
     def generate(target: Target, model: DefendedModel) -> Tensor:
         generator, keeper = target.generator(4), Keeper(target)
-        s = copy.deepcopy(target.defended.classifier).eval().requires_grad_(True)
+        s = copy.deepcopy(_beginning(target)).eval().requires_grad_(True)
         optimizer = torch.optim.Adam(s.parameters(), _LEARNING_RATE)
         x_adv = keeper.best
         points, answers = [], []
         for _ in range(nb_rounds):
-            around = _around(target, torch.cat([target.x, x_adv]), -(-nb_points // 2), generator)
+            around = torch.cat([_around(target, x_adv, nb_points, generator), _elsewhere(target, nb_points, generator)])
             points.append(around)
             answers.append(expected_probabilities(model, around, nb_draws))
             train_student(s, optimizer, torch.cat(points), torch.cat(answers), nb_epochs, generator)
@@ -56,11 +58,12 @@ def student(
                 lambda x: expected_gradient(s, x, margin, target.y, 1),
                 _PGD_STEPS,
                 momenta=(0.5,),
+                looks=_LOOKS,
             )
         return keeper.best
 
     name = f"student of the mean prediction: {nb_rounds} rounds of {nb_points} points, {nb_draws} draws"
-    cost = nb_rounds * (2 * -(-nb_points // 2) * nb_draws + looks_cost())
+    cost = nb_rounds * (2 * (nb_points + 1) * nb_draws + looks_cost(_LOOKS))
     return Attack(name, generate, "transfer", View(uses_g=True), method="student", cost=cost, continues=continues)
 
 
@@ -91,9 +94,28 @@ def train_student(
             optimizer.step()
 
 
-def _around(target: Target, centres: Tensor, nb_points: int, generator: torch.Generator) -> Tensor:
-    """Uniform noise of the budget's size around every centre, inside the budget; the centres themselves are the first points."""
+def _beginning(target: Target) -> nn.Module:
+    """The net that s begins as."""
+    known = [target.surrogates[name] for name in ("adversarial", "undefended") if name in target.surrogates]
+    return known[0] if known else target.defended.classifier
+
+
+def _around(target: Target, x_adv: Tensor, nb_points: int, generator: torch.Generator) -> Tensor:
+    """Half of the points around x, half around ``x_adv``: they themselves, and uniform noise inside the budget around them."""
     eps, x = target.threat.eps, torch.cat([target.x, target.x])
-    noise = torch.rand((nb_points - 1, *centres.shape), generator=generator, dtype=centres.dtype).to(centres.device)
-    moved = (centres + eps * (2 * noise - 1)).clamp(x - eps, x + eps).clamp(*target.threat.clip_values)
-    return torch.cat([centres[None], moved]).flatten(0, 1)
+    noise = _noise(target, (-(-nb_points // 2) - 1, *x.shape), generator)
+    moved = (torch.cat([target.x, x_adv]) + noise).clamp(x - eps, x + eps).clamp(*target.threat.clip_values)
+    return torch.cat([torch.cat([target.x, x_adv])[None], moved]).flatten(0, 1)
+
+
+def _elsewhere(target: Target, nb_points: int, generator: torch.Generator) -> Tensor:
+    """As many points in noise around images of others, or around x where there are none."""
+    others = target.x if target.others is None else target.others
+    rows = torch.randint(len(others), (nb_points * len(target.x),), generator=generator)
+    points = others[rows.to(others.device)]
+    return (points + _noise(target, points.shape, generator)).clamp(*target.threat.clip_values)
+
+
+def _noise(target: Target, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    uniform = torch.rand(tuple(shape), generator=generator, dtype=target.x.dtype).to(target.x.device)
+    return target.threat.eps * (2 * uniform - 1)
