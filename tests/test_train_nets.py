@@ -117,8 +117,9 @@ def test_a_changed_recipe_is_trained_again_with_what_depends_on_it(tmp_path: Pat
     tiny["f_b-adversarial"] = replace(tiny["f_b-adversarial"], recipe=replace(tiny["surrogate"].recipe, seed=5))
     seen: list[str] = []
     folders = train(tmp_path, seen=seen)
-    # f_a and h were trained on g of the old f_b
-    assert seen == ["f_b-adversarial 1/1", "f_a-defended 1/1", "imitation 1/1"]
+    # both f_a and h were trained on g of the old f_b
+    again = ("f_b-adversarial", "f_a-defended", "f_a-defended-2", "imitation")
+    assert seen == [f"{name} 1/1" for name in again]
     assert read_card(folders["f_b-adversarial"])["net"]["recipe"]["seed"] == 5
 
 
