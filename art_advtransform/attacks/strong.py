@@ -27,8 +27,9 @@ from art_advtransform.unrolled import Tanh
 def strong(budget: float = 1.0) -> list[Attack]:
     """All stages one after the other; ``budget`` multiplies the steps of every attack (and the queries of black-box ones).
 
-    All entries continue: they see only images that are still right in some draw, and those of this package start from the
-    strongest result so far. Within a stage the cheap come first, so that the dear have fewer images left.
+    All entries continue: they see only images that are still right in some draw, and those of this package, but momentum
+    PGD, which draws its start, begin at the strongest result so far. Within a stage the cheap come first, so that the dear
+    have fewer images left.
 
     Raises:
         ValueError: if ``budget`` is not positive.
