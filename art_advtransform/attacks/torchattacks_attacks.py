@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -21,6 +22,7 @@ def torchattacks_attack(
     kind: Kind = "white box",
     cost: int = 0,
     continues: bool = False,
+    how: Callable[[Any, Tensor, Tensor], Tensor] | None = None,
     **options: Any,
 ) -> Attack:
     """Any untargeted attack of ``torchattacks``; it takes images in [0, 1].
@@ -32,6 +34,8 @@ def torchattacks_attack(
         kind: what the attacker knows.
         cost: evaluations that it spends on an image, at most.
         continues: only the images that are still right in some draw; the toolkit's attack begins where it always does.
+        how: what is called with (attack, images, labels); ``None``: the attack itself. Some stop at the first draw that is wrong,
+            see :func:`highest_loss`.
         options: of the class; a value that depends on the budget is a function of the threat model. eps and seed are those of the
             evaluation, where the class has them.
 
@@ -52,10 +56,45 @@ def torchattacks_attack(
         known = {name: value for name, value in given.items() if name in parameters}
         attack = attack_class(model, **(known | settings(options, target.threat)))
         with global_seed(target.global_seed):  # it reseeds the global generators
-            attacked = attack(target.x, target.y)
+            attacked = attack(target.x, target.y) if how is None else how(attack, target.x, target.y)
         return torch.as_tensor(attacked)
 
     return Attack(name, generate, kind, view, "torchattacks", method, cost, continues)
+
+
+def highest_loss(attack: Any, x: Tensor, y: Tensor) -> Tensor:
+    """What APGD, or APGD-T over its target classes, finds of the highest loss.
+
+    Called as usual they return the iterate of the first wrong draw, which for a randomised model is a lucky one, and the clean
+    image where no draw was wrong, or where the net is wrong without an attack, from which nothing transfers.
+    """
+    best, highest = x.clone(), torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+    targets = range(2, attack.n_target_classes + 2) if hasattr(attack, "n_target_classes") else (None,)
+    for target_class in targets:
+        attack.target_class = target_class
+        for _ in range(attack.n_restarts):
+            of_loss, _, loss, wrong = attack.attack_single_run(x, y)
+            with torch.no_grad():  # a class may change before the cross-entropy is highest
+                right = attack.get_logits(of_loss).argmax(1) == y
+            found = torch.where(right.view(-1, 1, 1, 1), wrong, of_loss)
+            better = loss > highest
+            best = torch.where(better.view(-1, 1, 1, 1), found, best)
+            highest = torch.where(better, loss, highest)
+    return best.detach()
+
+
+def all_queries(attack: Any, x: Tensor, y: Tensor) -> Tensor:
+    """What Square finds of the lowest margin when it goes on after a query that is wrong, which may have been a lucky draw."""
+    measured = attack.margin_and_loss
+
+    def unending(x_new: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        _, loss = measured(x_new, labels)
+        return torch.ones_like(loss), loss
+
+    attack.margin_and_loss = unending
+    attack.init_hyperparam(x)
+    _, best = attack.attack_single_run(x, y)
+    return torch.as_tensor(best)
 
 
 def auto_pgd(
@@ -68,7 +107,9 @@ def auto_pgd(
     name = f"BPDA-I: APGD-{loss.upper()}-{max_iter}, EOT {eot_samples}"
     cost = (max_iter + 2) * eot_samples
     view = View(eot_samples=eot_samples)
-    return torchattacks_attack(name, "APGD", view, cost=cost, continues=continues, steps=max_iter, loss=loss)
+    return torchattacks_attack(
+        name, "APGD", view, cost=cost, continues=continues, how=highest_loss, steps=max_iter, loss=loss
+    )
 
 
 def square(n_queries: int = 1000, eot_samples: int = 1, *, continues: bool = False) -> Attack:
@@ -77,7 +118,14 @@ def square(n_queries: int = 1000, eot_samples: int = 1, *, continues: bool = Fal
     cost = (n_queries + 2) * eot_samples
     view = View(eot_samples=eot_samples)
     return torchattacks_attack(
-        name, "Square", view, kind="black box", cost=cost, continues=continues, n_queries=n_queries
+        name,
+        "Square",
+        view,
+        kind="black box",
+        cost=cost,
+        continues=continues,
+        how=all_queries,
+        n_queries=n_queries,
     )
 
 
@@ -117,5 +165,13 @@ def auto_pgd_transfer(max_iter: int, seen: Seen, *, targeted: bool = False) -> A
     """APGD-CE or APGD-T (Croce & Hein 2020, arXiv 2003.01690) on a net without g: where there is no defence, the attack on it."""
     name = f"{'APGD-T' if targeted else 'APGD-CE'}-{max_iter} on {seen}"
     options: dict[str, Any] = {} if targeted else {"loss": "ce"}
-    method = "APGDT" if targeted else "APGD"
-    return torchattacks_attack(name, method, View(seen), kind="transfer", continues=True, steps=max_iter, **options)
+    return torchattacks_attack(
+        name,
+        "APGDT" if targeted else "APGD",
+        View(seen),
+        kind="transfer",
+        continues=True,
+        how=highest_loss,
+        steps=max_iter,
+        **options,
+    )

@@ -1,0 +1,70 @@
+"""What torchattacks' APGD and Square return: the strongest iterate, not the first lucky draw, nor the clean image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from art_advtransform.attacks.base import Target, View
+from art_advtransform.attacks.torchattacks_attacks import auto_pgd, auto_pgd_transfer, square, torchattacks_attack
+from art_advtransform.defended import DefendedModel
+from art_advtransform.pretrained import load_pretrained
+from tests.models import defended, digits_target, undefended
+from tests.problems import linear_net
+
+EPS = 0.1
+# the lead of class 1 is the sum of all pixels minus 2: at 0.5 both are level, every step up counts
+SUM = linear_net(torch.tensor([[0.0] * 4, [1.0] * 4]), torch.tensor([0.0, -2.0]))
+
+
+def target(level: float, y: int = 0) -> Target:
+    x = torch.full((3, 1, 2, 2), level)
+    made = digits_target(undefended(), 3)
+    threat = replace(made.threat, eps=EPS)
+    return Target(DefendedModel(SUM, None), x, torch.full((3,), y), threat, 0, {"surrogate": SUM})
+
+
+@pytest.mark.parametrize("level", [0.45, 0.55])
+@pytest.mark.parametrize("attack", [auto_pgd(20, 1), auto_pgd_transfer(20, "surrogates"), auto_pgd(20, 1, loss="ce")])
+def test_apgd_goes_on_where_the_net_is_wrong(level: float, attack: object) -> None:
+    given = target(level)
+    assert hasattr(attack, "run")
+    attacked = attack.run(given)
+    # up as far as it goes, even where the clean image is wrong already
+    torch.testing.assert_close(attacked, given.x + EPS)
+
+
+def test_called_as_usual_it_returns_the_clean_image_there() -> None:
+    given = target(0.55)
+    plain = torchattacks_attack("plain", "APGD", View(), steps=20, loss="ce")
+    torch.testing.assert_close(plain.run(given), given.x)
+
+
+def test_the_targeted_one_too() -> None:
+    net = load_pretrained("digits/surrogate")
+    given = replace(digits_target(defended(), 12), surrogates={"surrogate": net})
+    with torch.no_grad():
+        wrong = net(given.x).argmax(1)
+        given = replace(given, y=torch.where(torch.arange(12) < 6, wrong, (wrong + 1) % 10))
+        attacked = given.project(auto_pgd_transfer(20, "surrogates", targeted=True).run(given))
+        before, after = (nn.functional.cross_entropy(net(x), given.y, reduction="none") for x in (given.x, attacked))
+    assert bool((after > before)[:6].all())  # further away, too, where the clean image was wrong already:
+    assert bool(((attacked - given.x).abs().flatten(1).amax(1) > 0.5 * given.threat.eps).all())
+
+
+def test_square_goes_on_after_a_wrong_query() -> None:
+    given = digits_target(undefended(), 12)
+    plain = torchattacks_attack("plain", "Square", View(), n_queries=200).run(given)
+    attacked = square(200).run(given)
+    lead = []
+    with torch.no_grad():
+        for x in (plain, attacked):
+            logits = given.defended(x)
+            right = logits.gather(1, given.y[:, None])[:, 0]
+            lead.append(logits.scatter(1, given.y[:, None], -torch.inf).amax(1) - right)
+    won = lead[0] > 0
+    assert int(won.sum()) > 3
+    assert float(lead[1].mean()) > float(lead[0].mean()) + 1
