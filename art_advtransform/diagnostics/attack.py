@@ -99,7 +99,7 @@ def budget_sweep(case: Case) -> Verdict:
 
 @check(11, "more effort changes little, less changes much")
 def effort(case: Case) -> Verdict:
-    """One step is no better than many; twice the steps, the draws or the starts gain less than a point, or than the noise."""
+    """One step does less than many; twice the steps, the draws or the starts gain less than a point, or than the noise."""
     base = case.accuracy(case.x_adv)
     accuracies = {
         "one step": case.accuracy(case.attacked(11, 0, max_iter=1)),
@@ -107,9 +107,11 @@ def effort(case: Case) -> Verdict:
         "twice the draws": case.accuracy(case.attacked(11, 2, eot_samples=2 * case.eot_samples)),
         "twice the starts": _best_of_two(case, case.x_adv, case.attacked(11, 3)),
     }
-    tolerance = max(_POINT, case.noise())
+    tolerance = max(_POINT, case.noise(), 1 / len(case.x))  # an image more or less says nothing
     gains = {name: base - accuracy for name, accuracy in accuracies.items()}
-    ok = gains["one step"] <= tolerance and all(gain <= tolerance for gain in gains.values())
+    # an attack that does nothing would not gain by more of it, either
+    less = accuracies["one step"] > base + tolerance or base <= tolerance
+    ok = less and all(gain <= tolerance for gain in gains.values())
     told = ", ".join(f"{name} {100 * accuracy:.1f} %" for name, accuracy in accuracies.items())
     result = verdict(ok, f"accuracy {100 * base:.1f} %; with {told}", base=base, **accuracies)
     by_draws = [

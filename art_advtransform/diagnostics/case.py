@@ -130,7 +130,9 @@ class Case:
         return float(self.shares(x, model).mean())
 
     def noise(self) -> float:
-        """What an accuracy may differ by between two runs: two standard errors of a share over draws, at least a draw."""
+        """What an accuracy may differ by from draws to draws: two standard errors of a share over them; 0 where none is drawn."""
+        if not self.defended.randomized:
+            return 0.0
         return 2 * math.sqrt(0.25 / (len(self.x) * self.nb_draws))
 
     def uniform(self, size: float, *key: int) -> Tensor:

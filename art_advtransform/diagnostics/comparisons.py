@@ -16,6 +16,7 @@ from art_advtransform.diagnostics.case import Case, Verdict, check, not_applicab
 _FLAG = 0.002  # AutoAttack's
 _POINT = 0.01
 _SEEDS = 3
+_SQUARE_DRAWS = 10
 _CONTROL = 0.02
 
 
@@ -39,8 +40,12 @@ def known_draw(case: Case) -> Verdict:
 
 @check(14, "a black box finds nothing that the white box missed")
 def black_box(case: Case) -> Verdict:
-    """Per image the worse of the attack and Square: lower by more than 0.2 points, and the noise of the draws, is a flag."""
-    attack, target = square(case.nb_queries), case.target(14)
+    """Per image the worse of the attack and Square: lower by more than 0.2 points, and the noise of the draws, is a flag.
+
+    Of a randomised model Square accepts on means of 10 draws: the lowest of many single draws says little of an image.
+    """
+    draws = _SQUARE_DRAWS if case.defended.randomized else 1
+    attack, target = square(max(case.nb_queries // draws, 1), draws), case.target(14)
     reason = attack.missing(target)
     if reason is not None:
         return not_applicable(reason)
@@ -50,7 +55,7 @@ def black_box(case: Case) -> Verdict:
     both = float(torch.where(worse, case.shares(other), case.shares(case.x_adv)).mean())
     return verdict(
         white - both <= max(_FLAG, case.noise()),
-        f"white box {100 * white:.1f} %, Square with {case.nb_queries} queries {100 * black:.1f} %, the worse of both for each "
+        f"white box {100 * white:.1f} %, Square with {case.nb_queries} evaluations {100 * black:.1f} %, the worse of both for each "
         f"image {100 * both:.1f} %",
         white=white,
         black=black,
