@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -61,7 +62,7 @@ def train(
 ) -> None:
     """Train f_b, f_a (defended and undefended), baselines and surrogates; goes on where it was interrupted.
 
-    On several GPUs or processes: torchrun --nproc-per-node 2 -m art_advtransform train ...
+    In several processes: torchrun --nproc-per-node 2 -m art_advtransform train ...
     """
     from art_advtransform.datasets import load_dataset
     from art_advtransform.pretrained import read_card
@@ -103,6 +104,7 @@ def evaluate(
     attack_draws: Annotated[
         int | None, typer.Option(help="Draws that score each attack; default: as many.", min=1)
     ] = None,
+    selection_draws: Annotated[int, typer.Option(help="Other draws, that choose the worst attack.", min=1)] = 20,
     budget: Annotated[float, typer.Option(help="Multiplies the steps of the preset strong.")] = 1.0,
     model: Annotated[
         list[str] | None,
@@ -122,9 +124,9 @@ def evaluate(
     download: Download = False,
     device: Device = None,
 ) -> None:
-    """Attack a defended net beside an undefended one; goes on where it was interrupted.
+    """Attack a defended net beside an undefended one; goes on where it was interrupted. Ends with 1 where an attack failed.
 
-    On several GPUs or processes: torchrun --nproc-per-node 2 -m art_advtransform evaluate ...
+    In several processes: torchrun --nproc-per-node 2 -m art_advtransform evaluate ...
     """
     from art_advtransform.attacks.presets import preset_attacks
     from art_advtransform.datasets import check_dataset, load_dataset
@@ -155,10 +157,13 @@ def evaluate(
             seed=seed,
             nb_draws=draws,
             nb_attack_draws=attack_draws,
+            nb_selection_draws=selection_draws,
             budget=budget,
             restart=restart,
         )
     show_evaluations(evaluations, out, as_json=json_output)
+    if any(attack.problem.startswith("failed") for e in evaluations.values() for attack in e.attacks):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -169,7 +174,7 @@ def diagnose(
     max_iter: Annotated[int, typer.Option(help="Steps of the attack that is checked.", min=1)] = 40,
     eot_samples: Annotated[int, typer.Option(help="Its draws a step.", min=1)] = 10,
     corners: Annotated[int, typer.Option(help="Random corners of the budget, over all images.", min=1)] = 10_000,
-    queries: Annotated[int, typer.Option(help="Of the Square attack, on an image.", min=1)] = 1000,
+    queries: Annotated[int, typer.Option(help="Evaluations of the Square attack, on an image.", min=1)] = 1000,
     check: Annotated[list[int] | None, typer.Option(help="Only this check (may be repeated).")] = None,
     eps: Eps = None,
     seed: Seed = 0,
@@ -220,14 +225,22 @@ def diagnose(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder that `evaluate` wrote.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `evaluate` wrote.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the report; default: that of the run, runs/report of several.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of a table.")] = False,
 ) -> None:
-    """Print the table of an earlier evaluation, and write its page, tables and figures again."""
+    """Print the table of earlier evaluations, and write its page, tables and figures again.
+
+    Several runs are put side by side where images, budget, draws, seed and preset are the same.
+    """
     from art_advtransform.evaluate_nets import load_evaluations
     from art_advtransform.terminal import show_evaluations
 
-    show_evaluations(load_evaluations(folder), folder, as_json=json_output)
+    evaluations = load_evaluations(*folders)
+    out = (folders[0] if len(folders) == 1 else Path("runs/report")) if out is None else out
+    show_evaluations(evaluations, out, as_json=json_output)
 
 
 @app.command()
@@ -280,7 +293,9 @@ def _threat(dataset: str, eps: float | None) -> ThreatModel:
 def _device(name: str | None) -> torch.device:
     import torch
 
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if name is not None or not torch.cuda.is_available():
+        return torch.device(name or "cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def main() -> None:

@@ -1,12 +1,13 @@
 """L6: counting for a randomised model: predictions over keyed draws, and what is read off them.
 
 Draw k of image i depends on (seed, purpose, i, k) alone: not on the batch, nor on how many draws are made, nor on which attack is
-counted, so that attacks are compared on common draws. Draws that choose (``SELECTION``) never score (``SCORING``).
+counted, so that attacks are compared on common draws. Draws that choose (``SELECTION``, ``CONFIRMATION``) never score
+(``SCORING``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +16,13 @@ from scipy.stats import bootstrap
 from torch import Tensor
 from torch.nn import functional as F
 
+from art_advtransform.attacks.climbing import margin
 from art_advtransform.defended import DefendedModel
 from art_advtransform.randomness import derived_seed, global_seed, keyed_generator
 from art_advtransform.transform import random_start
 
-SELECTION, SCORING = 0, 1
+# What draws are for: choosing a result, scoring it, and confirming one that the choice takes for won.
+SELECTION, SCORING, CONFIRMATION = 0, 1, 3
 DRAWS_FOR_ANY = 10
 
 
@@ -55,35 +58,80 @@ def predictions(
     Returns:
         Classes (n, nb_draws), int64.
     """
-    model = defended.view().eval()
-    with torch.no_grad():
-        numbers = range(indices, indices + len(x)) if isinstance(indices, int) else indices
-        if not model.randomized:
-            only: Tensor = model(x).argmax(1, keepdim=True)
-            return only.expand(-1, nb_draws).clone()
-        if model.transform is None:
-            return _own_draws(model, x, nb_draws, numbers, (seed, purpose))
-        shape, eps = x.shape[1:], model.transform.config.eps
-        like = torch.empty(shape, dtype=model.transform.model.dtype)
-        classes = []
-        for i, image in zip(numbers, x, strict=True):
-            generator = keyed_generator(seed, purpose, i)
-            starts = torch.stack([random_start(like, eps, generator) for _ in range(nb_draws)]).to(x.device)
-            parts = [model(image.expand(len(part), *shape), part).argmax(1) for part in starts.split(batch_size)]
-            classes.append(torch.cat(parts))
+    classes = [
+        logits.argmax(1).expand(nb_draws)
+        for logits in _logits(defended, x, nb_draws, (seed, purpose), indices, batch_size)
+    ]
     return torch.stack(classes) if classes else torch.empty(0, nb_draws, dtype=torch.int64)
 
 
-def _own_draws(model: DefendedModel, x: Tensor, nb_draws: int, numbers: Sequence[int], key: tuple[int, int]) -> Tensor:
-    """Classes (n, nb_draws) of a classifier that draws from global state; one call each, so that no draw hangs on another."""
-    rows = []
-    for i, image in zip(numbers, x, strict=True):
-        row = []
-        for k in range(nb_draws):
-            with global_seed(derived_seed(*key, i, k)):
-                row.append(model(image[None]).argmax(1))
-        rows.append(torch.cat(row))
-    return torch.stack(rows) if rows else torch.empty(0, nb_draws, dtype=torch.int64)
+def shares_and_leads(
+    defended: DefendedModel,
+    x: Tensor,
+    y: Tensor,
+    nb_draws: int,
+    seed: int,
+    purpose: int,
+    indices: int | Sequence[int] = 0,
+) -> tuple[Tensor, Tensor]:
+    """Share of the draws in which each image is right, and the mean lead of the best other class over its label.
+
+    Arguments as for :func:`predictions`, with the labels (n,).
+
+    Returns:
+        Two tensors (n,), float64, on the CPU; a draw counts in the lead with at most 2.
+    """
+    shares, leads = [torch.empty(0)], [torch.empty(0)]
+    for logits, label in zip(_logits(defended, x, nb_draws, (seed, purpose), indices), y, strict=True):
+        labels = label.expand(len(logits))
+        shares.append((logits.argmax(1) == labels).double().mean(0, keepdim=True).cpu())
+        leads.append(margin(logits, labels).double().mean(0, keepdim=True).cpu())
+    return torch.cat(shares), torch.cat(leads)
+
+
+def _logits(
+    defended: DefendedModel,
+    x: Tensor,
+    nb_draws: int,
+    key: tuple[int, int],
+    indices: int | Sequence[int],
+    batch_size: int = 512,
+) -> Iterator[Tensor]:
+    """For every image its logits over the draws, (nb_draws, K); (1, K) where all draws are the same."""
+    model = defended.view().eval()
+    numbers = range(indices, indices + len(x)) if isinstance(indices, int) else indices
+    with torch.no_grad():
+        if not model.randomized:
+            yield from model(x).split(1)
+            return
+        for i, image in zip(numbers, x, strict=True):
+            starts = _starts(model, image, nb_draws, (*key, i))
+            if model.draws_itself:
+                yield _own_draws(model, image, nb_draws, starts, (*key, i))
+                continue
+            assert starts is not None
+            parts = [model(image.expand(len(part), *x.shape[1:]), part) for part in starts.split(batch_size)]
+            yield torch.cat(parts)
+
+
+def _starts(model: DefendedModel, image: Tensor, nb_draws: int, key: tuple[int, ...]) -> Tensor | None:
+    """D of every draw (nb_draws, C, H, W); ``None`` where g has no randomness, or D is known."""
+    if model.transform is None or model.is_frozen or not model.transform.config.random_start:
+        return None
+    like, generator = torch.empty(image.shape, dtype=model.transform.model.dtype), keyed_generator(*key)
+    eps = model.transform.config.eps
+    return torch.stack([random_start(like, eps, generator) for _ in range(nb_draws)]).to(image.device)
+
+
+def _own_draws(
+    model: DefendedModel, image: Tensor, nb_draws: int, starts: Tensor | None, key: tuple[int, ...]
+) -> Tensor:
+    """Logits (nb_draws, K) where f_a draws from global state; one call each, so that no draw hangs on another."""
+    drawn = []
+    for k in range(nb_draws):
+        with global_seed(derived_seed(*key, k)):
+            drawn.append(model(image[None], None if starts is None else starts[k : k + 1]))
+    return torch.cat(drawn)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,12 @@ class DefendedModel(nn.Module):
     def randomized(self) -> bool:
         """Whether two calls on the same image may differ: D is drawn, or f_a draws itself and says so (``randomized = True``)."""
         drawn = self.transform is not None and self.transform.config.random_start
-        return (drawn and self._frozen_seed is None) or bool(getattr(self.classifier, "randomized", False))
+        return (drawn and self._frozen_seed is None) or self.draws_itself
+
+    @property
+    def draws_itself(self) -> bool:
+        """Whether f_a says that it draws (``randomized = True``), from global state."""
+        return bool(getattr(self.classifier, "randomized", False))
 
     @property
     def is_frozen(self) -> bool:

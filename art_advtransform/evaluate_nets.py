@@ -17,7 +17,7 @@ from art_advtransform.datasets import ImageSet
 from art_advtransform.defended import DefendedModel
 from art_advtransform.evaluation import evaluate
 from art_advtransform.layer import LLPGDTransform
-from art_advtransform.page import EXAMPLES
+from art_advtransform.page import DIAGNOSIS, EXAMPLES
 from art_advtransform.pretrained import load_network, read_card
 from art_advtransform.records import Evaluation
 from art_advtransform.runs import Progress
@@ -133,6 +133,9 @@ def evaluate_nets(
     for model in chosen.values():
         model(x[:1])  # of another data set: refused before any is attacked
     evaluations: dict[str, Evaluation] = {}
+    if options.get("restart") and Shards().is_main:
+        for old in (out / DIAGNOSIS, out / EXAMPLES):  # of what is thrown away
+            old.unlink(missing_ok=True)
     for name, model in chosen.items():
         evaluations[name] = evaluate(
             model,
@@ -180,19 +183,43 @@ def _save_examples(model: DefendedModel, evaluation: Evaluation, x: Tensor, out:
     save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, out / EXAMPLES)
 
 
-def load_evaluations(folder: Path) -> dict[str, Evaluation]:
-    """The records that :func:`evaluate_nets` wrote into ``folder``, by the model's name, in the order of tables.
+# What tables may not mix: settings that all columns of one must share.
+_SHARED = ("threat", "nb_images", "nb_draws", "nb_selection_draws", "nb_attack_draws", "seed", "preset", "budget")
+
+
+def load_evaluations(*folders: Path) -> dict[str, Evaluation]:
+    """The records that :func:`evaluate_nets` wrote into ``folders``, by the model's name, in the order of tables.
+
+    Of several folders a name that two of them have gets its folder's beside it.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if one is damaged.
+        FileNotFoundError: if a folder has none.
+        ValueError: if one is damaged, or two are of different images, budgets, draws, seeds or presets: side by side they would
+            be compared.
     """
-    paths = sorted(folder.glob("*/evaluation.json"))
-    if not paths:
-        raise FileNotFoundError(f"no records: looked for */evaluation.json in {folder}")
-    found = [Evaluation.load(path) for path in paths]
-    named = {str(e.settings.get("model", path.parent.name)): e for e, path in zip(found, paths, strict=True)}
+    found: list[tuple[Path, str, Evaluation]] = []
+    for folder in folders:
+        paths = sorted(folder.glob("*/evaluation.json"))
+        if not paths:
+            raise FileNotFoundError(f"no records: looked for */evaluation.json in {folder}")
+        for path in paths:
+            evaluation = Evaluation.load(path)
+            found.append((folder, str(evaluation.settings.get("model", path.parent.name)), evaluation))
+    first = found[0][2]
+    for folder, name, evaluation in found:
+        _check_same(first, evaluation, f"{name} in {folder}")
+    names = [name for _, name, _ in found]
+    named = {name if names.count(name) == 1 else f"{name} ({folder})": e for folder, name, e in found}
     return {name: named[name] for name in sorted(named, key=_order)}
+
+
+def _check_same(first: Evaluation, other: Evaluation, name: str) -> None:
+    one, two = first.settings, other.settings
+    differ = [key for key in _SHARED if one.get(key) != two.get(key)]
+    differ += [key for key in ("images", "labels") if one["sha256"][key] != two["sha256"][key]]
+    if differ:
+        told = ", ".join(f"{key}: {one[key]!r} and {two[key]!r}" if key in one else f"other {key}" for key in differ)
+        raise ValueError(f"expected records of the same settings, got others for {name}: {told}")
 
 
 def _order(name: str) -> tuple[int, str]:

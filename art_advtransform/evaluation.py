@@ -17,10 +17,11 @@ from art_advtransform.attacks.presets import preset_attacks
 from art_advtransform.config import ThreatModel, check_count
 from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import check_images
+from art_advtransform.plan import CLEAN, WORST, Plan
 from art_advtransform.records import Evaluation, environment
-from art_advtransform.runs import CLEAN, Plan, Progress, run_all, worst_case
+from art_advtransform.runs import Progress, run_all, worst_case
 from art_advtransform.shards import Shards
-from art_advtransform.store import RunFolder, fingerprint
+from art_advtransform.store import RunFolder, fingerprint, slug
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -36,6 +37,7 @@ def evaluate(
     seed: int = 0,
     nb_draws: int = 100,
     nb_selection_draws: int = 20,
+    nb_confirmation_draws: int = 100,
     nb_attack_draws: int | None = None,
     budget: float = 1.0,
     fixed_draw: bool = False,
@@ -65,8 +67,10 @@ def evaluate(
         seed: of every draw; results depend on it, not on the batch or the number of draws.
         nb_draws: K, draws that score the clean images and the worst case.
         nb_selection_draws: K_sel, draws that choose.
-        nb_attack_draws: draws that score single attacks; ``None``: K. Fewer save most of the time of a long preset, since each
-            image is classified anew for every attack, and cost nothing but precision of these lines.
+        nb_confirmation_draws: others that stand for them where an image was right in at most one: among many attacks the
+            luckiest would be chosen, and images given up that are not won.
+        nb_attack_draws: draws that score single attacks, at most K; ``None``: K. Fewer save most of the time of a long preset,
+            since each image is classified anew for every attack, and cost nothing but precision of these lines.
         budget: multiplies the steps of the preset "strong".
         fixed_draw: attack and score one D for every chunk of images, which the attacker knows, instead of fresh ones: no harder.
         surrogates: nets of a black-box attacker.
@@ -94,11 +98,20 @@ def evaluate(
     """
     threat = ThreatModel() if threat is None else threat
     attacks = preset_attacks(preset, budget)
+    _check_names([attack.name for attack in attacks])
     nb_attack_draws = nb_draws if nb_attack_draws is None else nb_attack_draws
-    counts = {"nb_draws": nb_draws, "nb_selection_draws": nb_selection_draws, "nb_attack_draws": nb_attack_draws}
-    for name, value in {**counts, "chunk_size": chunk_size}.items():
+    counts = {
+        "nb_draws": nb_draws,
+        "nb_selection_draws": nb_selection_draws,
+        "nb_confirmation_draws": nb_confirmation_draws,
+        "nb_attack_draws": nb_attack_draws,
+        "chunk_size": chunk_size,
+    }
+    for name, value in counts.items():
         check_count(name, value)
     check_count("seed", seed, minimum=0)
+    if nb_attack_draws > nb_draws:
+        raise ValueError(f"expected nb_attack_draws <= nb_draws, got {nb_attack_draws} and {nb_draws}")
     surrogates = {} if surrogates is None else surrogates
     _check_model(defended, threat, surrogates, imitation, twin)
     _check_data(defended, images, labels, threat)
@@ -110,6 +123,7 @@ def evaluate(
         seed,
         nb_draws,
         nb_selection_draws,
+        nb_confirmation_draws,
         nb_attack_draws,
         fixed_draw,
         surrogates,
@@ -117,7 +131,7 @@ def evaluate(
         twin,
         chunk_size,
     )
-    settings = plan.settings()
+    settings = {**plan.settings(), **environment(images.device)}
     identity = fingerprint(settings)
     named = preset if isinstance(preset, str) else [attack.name for attack in attacks]
     settings = {
@@ -125,7 +139,7 @@ def evaluate(
         **settings,
         "preset": named,
         "budget": budget,
-        **environment(images.device),
+        "threads": torch.get_num_threads(),
         "fingerprint": identity,
     }
     settings = json.loads(json.dumps(settings))  # as a record that is read again has them
@@ -140,6 +154,18 @@ def evaluate(
     if out is None:
         return evaluation
     return evaluation.save(Path(out) / "evaluation.json", write=shards.is_main)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Tables tell attacks apart by their names, files by the letters and digits in them."""
+    by_slug = {slug(name): name for name in (CLEAN.name, WORST)}
+    for name in names:
+        other = by_slug.setdefault(slug(name), "")
+        if other or not slug(name):
+            raise ValueError(
+                f"expected attacks with names of their own, got {name!r}" + f" and {other!r}" * bool(other)
+            )
+        by_slug[slug(name)] = name
 
 
 def _check_model(

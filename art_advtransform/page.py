@@ -11,7 +11,7 @@ from typing import Any
 
 from art_advtransform.counting import Interval
 from art_advtransform.records import AttackResult, Evaluation
-from art_advtransform.report import caption, cell, is_randomized, problems, rows, save_tables
+from art_advtransform.report import caption, cell, is_randomized, label, problems, rows, save_tables
 
 # What a run's folder may hold beside its records.
 DIAGNOSIS, EXAMPLES = "diagnosis.json", "examples.safetensors"
@@ -33,6 +33,9 @@ def save_report(evaluations: Mapping[str, Evaluation], title: str, folder: Path)
     """
     written: dict[str, list[Path | str]] = {"tables": [*save_tables(evaluations, folder)]}
     diagnosis = read_diagnosis(folder)
+    if diagnosis is not None and not _is_of(diagnosis, evaluations):
+        written["checks"] = [f"left out: {folder / DIAGNOSIS} is of other nets or another budget"]
+        diagnosis = None
     try:
         pictures = _figures(evaluations, diagnosis, folder)
         page = folder / "report.html"
@@ -57,6 +60,16 @@ def read_diagnosis(folder: Path) -> dict[str, Any] | None:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"damaged record {path}: {error}") from error
     return found
+
+
+def _is_of(diagnosis: dict[str, Any], evaluations: Mapping[str, Evaluation]) -> bool:
+    """Whether one of the models is the one that was checked, at the budget of the evaluation."""
+    checked = diagnosis["settings"]
+    return any(
+        checked.get("eps") == e.settings["threat"]["eps"]
+        and all(e.settings["sha256"].get(net) == sha for net, sha in checked.get("sha256", {"": "unknown"}).items())
+        for e in evaluations.values()
+    )
 
 
 def _figures(evaluations: Mapping[str, Evaluation], diagnosis: dict[str, Any] | None, folder: Path) -> dict[str, Path]:
@@ -96,7 +109,10 @@ def html(
         title=title,
         models=list(evaluations),
         randomized=[name for name, e in evaluations.items() if is_randomized(e)],
-        rows=[(name, {m: _cells(r) for m, r in results.items()}) for name, results in rows(evaluations)],
+        rows=[
+            (label(name, evaluations), {m: _cells(r) for m, r in results.items()})
+            for name, results in rows(evaluations)
+        ],
         caption=caption(evaluations),
         problems=problems(evaluations),
         pictures={heading: base64.b64encode(path.read_bytes()).decode() for heading, path in pictures.items()},

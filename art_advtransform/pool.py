@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from art_advtransform.attacks.base import SURVIVES
 from art_advtransform.counting import choose
 from art_advtransform.store import Chunk, tensors_sha256
 
@@ -18,58 +19,57 @@ class Pool:
 
     Attributes:
         attacked: images (n, C, H, W).
-        alive: share of the selection draws in which each is right, (n,).
-        selection, scoring: its predicted classes (n, draws).
+        share: of the draws that choose, in which each is right, (n,).
+        lead: mean lead of the best other class over the label in these draws, (n,).
+        scoring: its predicted classes (n, draws).
     """
 
     attacked: Tensor
-    alive: Tensor
-    selection: Tensor
+    share: Tensor
+    lead: Tensor
     scoring: Tensor
 
     @classmethod
-    def joined(cls, pool: Pool | None, chunk: Chunk, y: Tensor) -> Pool:
-        """``pool`` with what ``chunk`` does better; of equals the older stays."""
-        alive = (chunk.selection == y.cpu()[:, None]).double().mean(1)
-        found = cls(chunk.attacked, alive, chunk.selection, chunk.scoring)
+    def joined(cls, pool: Pool | None, chunk: Chunk) -> Pool:
+        """``pool`` with what ``chunk`` does better: right less often, or as often by less; of equals the older stays."""
+        found = cls(chunk.attacked, chunk.share, chunk.lead, chunk.scoring)
         if pool is None:
             return found
-        better = alive < pool.alive
+        better = (found.share < pool.share) | ((found.share == pool.share) & (found.lead > pool.lead))
         return cls(
             torch.where(better.view(-1, 1, 1, 1), found.attacked, pool.attacked),
-            torch.where(better, alive, pool.alive),
-            torch.where(better[:, None], found.selection, pool.selection),
+            torch.where(better, found.share, pool.share),
+            torch.where(better, found.lead, pool.lead),
             # clean images may have been scored by more draws than attacked ones; the first are the same
             torch.where(better[:, None], found.scoring, pool.scoring[:, : found.scoring.shape[1]]),
         )
 
     def sha256(self) -> str:
         """Of the images that a continuing attack starts from."""
-        return tensors_sha256([self.attacked, self.alive])
+        return tensors_sha256([self.attacked, self.share])
 
 
-def chosen_attacks(chunks: Mapping[str, Sequence[Chunk]], y: Tensor) -> list[str]:
-    """For every image the name of the attack that the selection draws choose."""
+def chosen_attacks(chunks: Mapping[str, Sequence[Chunk]]) -> list[str]:
+    """For every image the name of the attack that the draws for it choose."""
     names = list(chunks)
-    picked = choose(torch.stack([_right(chunks[name], y) for name in names]))
+    picked = choose(torch.stack([_share(chunks[name]) for name in names]))
     return [names[i] for i in picked.tolist()]
 
 
 def progress_of_worst(chunks: Mapping[str, Sequence[Chunk]], y: Tensor) -> dict[str, tuple[int, float]]:
-    """By attack: how many images were right in some draw before it, and the accuracy under the worst case up to it."""
+    """By attack: how many images survived those before it, and the accuracy under the worst case up to it."""
     told: dict[str, tuple[int, float]] = {}
-    alive, right = torch.ones(2, len(y), dtype=torch.float64)
+    share, right = torch.ones(2, len(y), dtype=torch.float64)
     for name, parts in chunks.items():
-        before = int((alive > 0).sum())
-        found, better = _right(parts, y), _right(parts, y) < alive
+        before = int((share > SURVIVES).sum())
+        found, better = _share(parts), _share(parts) < share
         if not told:
             better = torch.ones_like(better)
         scored = (torch.cat([c.scoring for c in parts]) == y.cpu()[:, None]).double().mean(1)
-        alive, right = torch.where(better, found, alive), torch.where(better, scored, right)
+        share, right = torch.where(better, found, share), torch.where(better, scored, right)
         told[name] = (before, float(right.mean()))
     return told
 
 
-def _right(parts: Sequence[Chunk], y: Tensor) -> Tensor:
-    """Share of the selection draws in which each image is right, (n,)."""
-    return (torch.cat([c.selection for c in parts]) == y.cpu()[:, None]).double().mean(1)
+def _share(parts: Sequence[Chunk]) -> Tensor:
+    return torch.cat([c.share for c in parts])

@@ -30,6 +30,7 @@ class AttackResult:
         forward, backward: passes through the defended model that the attack spent on an image, on average.
         seconds: that it took for all images.
         max_distance: largest change of a pixel.
+        nb_nan: attacked images with NaN, whose clean pixels were taken instead.
         stage: of the attack, where the preset has stages.
         nb_attacked: images that it ran on: all, or those that the attacks before it had left right in some draw.
         remaining: accuracy under the per-image worst of all attacks up to this one; ``None`` for none and the worst itself.
@@ -47,9 +48,15 @@ class AttackResult:
     backward: float = 0.0
     seconds: float = 0.0
     max_distance: float = 0.0
+    nb_nan: int = 0
     stage: str = ""
     nb_attacked: int = 0
     remaining: float | None = None
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the worst case would be another with it: it failed, or something that it needs is not there."""
+        return self.problem.startswith(("failed", "not run: needs"))
 
     @classmethod
     def counted(cls, name: str, kind: str, toolkit: str, count: Count, **more: Any) -> AttackResult:
@@ -77,6 +84,11 @@ class Evaluation:
     worst: AttackResult
     chosen: list[str]
     path: Path | None = None
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of attacks that the worst case lacks on some image."""
+        return [attack.name for attack in self.attacks if attack.is_missing]
 
     def save(self, path: str | os.PathLike[str], *, write: bool = True) -> Evaluation:
         """The same evaluation with its ``path``; the JSON record is written there, whole or not at all, if ``write``."""
@@ -108,12 +120,11 @@ def _result(raw: dict[str, Any]) -> AttackResult:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and hardware, for the record."""
+    """Versions and kind of hardware; results of others are not mixed, since they may differ in more than rounding."""
     return {
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
         "python": platform.python_version(),
-        "device": str(device),
-        "threads": torch.get_num_threads(),
+        "device": device.type,
     }
 
 

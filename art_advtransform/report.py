@@ -59,24 +59,36 @@ def terminal_table(evaluations: Evaluations, title: str, width: int = 160) -> Ta
             if model in randomized:
                 cells += [_per_cent(result.majority if result else None), _per_cent(result.any if result else None)]
         table.add_row(
-            escape(name), *cells, end_section=i == len(all_rows) - 2, style="bold" if i == len(all_rows) - 1 else ""
+            escape(label(name, evaluations)),
+            *cells,
+            end_section=i == len(all_rows) - 2,
+            style="bold" if i == len(all_rows) - 1 else "",
         )
     return table
 
 
 def is_randomized(evaluation: Evaluation) -> bool:
-    """Whether its draws of D differ, so that vote and any say something new."""
-    return evaluation.settings["transform"] is not None and not evaluation.settings.get("fixed_draw", False)
+    """Whether its draws differ, so that vote and any say something new."""
+    return bool(evaluation.settings["randomized"])
+
+
+def label(name: str, evaluations: Evaluations) -> str:
+    """``name`` as tables show it: of a worst case that lacks attacks they say so."""
+    most = max(len(e.missing) for e in evaluations.values())
+    is_worst = name == next(iter(evaluations.values())).worst.name
+    return f"{name}, but for {most} {'attack' if most == 1 else 'attacks'}" if is_worst and most else name
 
 
 def problems(evaluations: Evaluations) -> list[str]:
-    """A line for every attack without numbers, with the reason."""
-    return [
-        f"{model}: {result.name}: {result.problem}"
-        for name, results in rows(evaluations)
-        for model, result in results.items()
-        if result.problem
-    ]
+    """A line for every attack without numbers, with the reason, and for every one that left NaN."""
+    told = []
+    for name, results in rows(evaluations):
+        for model, result in results.items():
+            if result.problem:
+                told.append(f"{model}: {name}: {result.problem}")
+            elif result.nb_nan:
+                told.append(f"{model}: {name}: NaN in {result.nb_nan} images, counted with their clean pixels")
+    return told
 
 
 def numbers(evaluations: Evaluations) -> list[dict[str, Any]]:
@@ -109,11 +121,9 @@ def frame(evaluations: Evaluations) -> pd.DataFrame:
 
 def markdown(evaluations: Evaluations) -> str:
     """The terminal's table as Markdown."""
-    all_rows = rows(evaluations)
-    head = ["attack", *(f"{model}, mean [95 %]" for model in evaluations)]
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * len(evaluations)]
-    for name, results in all_rows:
-        lines.append("| " + " | ".join([name, *(cell(results.get(model)) for model in evaluations)]) + " |")
+    head, *body = _plain(evaluations)
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    lines += ["| " + " | ".join(cells) + " |" for cells in body]
     return "\n".join([*lines, "", caption(evaluations)]) + "\n"
 
 
@@ -126,14 +136,24 @@ def latex(evaluations: Evaluations) -> str:
     import jinja2  # noqa: F401 - pandas needs it, and says so less clearly
     import pandas as pd
 
-    all_rows = rows(evaluations)
-    table = pd.DataFrame(
-        [[cell(results.get(model)) for model in evaluations] for _, results in all_rows],
-        index=[name for name, _ in all_rows],
-        columns=list(evaluations),
-    )
-    body: str = table.style.format_index(escape="latex").format_index(escape="latex", axis=1).to_latex(hrules=True)
-    return f"% {caption(evaluations)}\n{body}"
+    head, *body = _plain(evaluations)
+    table = pd.DataFrame([cells[1:] for cells in body], index=[cells[0] for cells in body], columns=head[1:])
+    text: str = table.style.format_index(escape="latex").format_index(escape="latex", axis=1).to_latex(hrules=True)
+    return f"% {caption(evaluations)}\n{text}"
+
+
+def _plain(evaluations: Evaluations) -> list[list[str]]:
+    """Head and rows of the table as text."""
+    head, body = ["attack"], [[label(name, evaluations)] for name, _ in rows(evaluations)]
+    for model, evaluation in evaluations.items():
+        randomized = is_randomized(evaluation)
+        head += [f"{model}, mean [95 %]", *((f"{model}, vote", f"{model}, any") if randomized else ())]
+        for cells, (_, results) in zip(body, rows(evaluations), strict=True):
+            result = results.get(model)
+            cells.append(cell(result))
+            if randomized:
+                cells += [_per_cent(result.majority if result else None), _per_cent(result.any if result else None)]
+    return [head, *body]
 
 
 def save_tables(evaluations: Evaluations, folder: str | os.PathLike[str]) -> list[Path]:
@@ -166,8 +186,10 @@ def _per_cent(interval: Interval | None) -> str:
 def caption(evaluations: Evaluations) -> str:
     """What the numbers of a table are taken over."""
     s = next(iter(evaluations.values())).settings
+    single = s.get("nb_attack_draws", s["nb_draws"])
+    of_attacks = "" if single == s["nb_draws"] else f" (single attacks: {single})"
     return (
         f"Accuracy in per cent over {s['nb_images']} images, L-inf budget {s['threat']['eps']:.4g}, mean over "
-        f"{s['nb_draws']} fresh draws of D (the worst case chosen on {s['nb_selection_draws']} others), seed {s['seed']}; "
-        f"vote: majority of the draws; any: right in each of {min(s['nb_draws'], DRAWS_FOR_ANY)} draws."
+        f"{s['nb_draws']} fresh draws of D{of_attacks}; the worst case is chosen on {s['nb_selection_draws']} others; seed "
+        f"{s['seed']}; vote: majority of the draws; any: right in each of {min(single, DRAWS_FOR_ANY)} draws."
     )

@@ -5,24 +5,19 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from art_advtransform import __version__
-from art_advtransform.attacks.base import Attack, Target
-from art_advtransform.config import ThreatModel
-from art_advtransform.counting import SCORING, SELECTION, count, predictions
-from art_advtransform.defended import DefendedModel
+from art_advtransform.attacks.base import Attack
+from art_advtransform.counting import CONFIRMATION, SCORING, SELECTION, count, predictions, shares_and_leads
+from art_advtransform.plan import CLEAN, WORST, Plan
 from art_advtransform.pool import Pool, chosen_attacks, progress_of_worst
-from art_advtransform.randomness import derived_seed, global_seed
+from art_advtransform.randomness import global_seed
 from art_advtransform.records import AttackResult
 from art_advtransform.shards import Shards
 from art_advtransform.store import Chunk, RunFolder, tensors_sha256
@@ -30,101 +25,6 @@ from art_advtransform.store import Chunk, RunFolder, tensors_sha256
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
-CLEAN = Attack("no attack", lambda target, model: target.x)
-WORST = "per-image worst case"
-# What random numbers are for, beside SELECTION and SCORING.
-_ATTACK, _FIXED_DRAW = 2, 4
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The arguments of :func:`~art_advtransform.evaluation.evaluate`, checked."""
-
-    defended: DefendedModel
-    x: Tensor
-    y: Tensor
-    threat: ThreatModel
-    seed: int
-    nb_draws: int
-    nb_selection_draws: int
-    nb_attack_draws: int
-    fixed_draw: bool
-    surrogates: Mapping[str, nn.Module]
-    imitation: nn.Module | None
-    twin: nn.Module | None
-    chunk_size: int
-
-    def settings(self) -> dict[str, Any]:
-        """All that a result depends on; networks and data by their sha256."""
-        transform = self.defended.transform
-        return {
-            "version": __version__,
-            "threat": asdict(self.threat),
-            "transform": None if transform is None else asdict(transform.config),
-            "nb_images": len(self.x),
-            "nb_draws": self.nb_draws,
-            "nb_selection_draws": self.nb_selection_draws,
-            "nb_attack_draws": self.nb_attack_draws,
-            "fixed_draw": self.fixed_draw,
-            "seed": self.seed,
-            "chunk_size": self.chunk_size,
-            "surrogates": sorted(self.surrogates),
-            "sha256": {
-                "images": tensors_sha256([self.x]),
-                "labels": tensors_sha256([self.y]),
-                **{name: tensors_sha256(net.state_dict().values()) for name, net in self.networks().items()},
-            },
-        }
-
-    def networks(self) -> dict[str, nn.Module]:
-        """All nets by what they are for."""
-        named: dict[str, nn.Module | None] = {
-            "f_a": self.defended.classifier,
-            "f_b": self.defended.transform,
-            **{f"surrogate {name}": self.surrogates[name] for name in sorted(self.surrogates)},
-            "imitation": self.imitation,
-            "twin": self.twin,
-        }
-        return {name: net for name, net in named.items() if net is not None}
-
-    def firsts(self) -> list[int]:
-        """Number of the first image of every chunk."""
-        return list(range(0, len(self.x), self.chunk_size))
-
-    def target(self, attack: Attack, first: int, pool: Pool | None = None) -> Target:
-        """What ``attack`` is given of the chunk that begins with image ``first``; ``pool``: what was found before."""
-        rows = slice(first, first + self.chunk_size)
-        # by its name: an attack draws the same whatever else is in the preset
-        seed = derived_seed(self.seed, _ATTACK, zlib.crc32(attack.name.encode()), first)
-        # copies: what an attack writes into must neither be what it is judged by nor the caller's
-        x, y, others = self.x[rows].clone(), self.y[rows].clone(), self.x.clone()
-        best, alive = (None, None) if pool is None else (pool.attacked.to(x), pool.alive.to(x.device))
-        return Target(
-            self.defended,
-            x,
-            y,
-            self.threat,
-            seed,
-            self.surrogates,
-            others,
-            self.imitation,
-            self.twin,
-            best,
-            alive,
-        )
-
-    def draws_to_score(self, attack: Attack) -> int:
-        """No attack is scored like the worst case; what single attacks do may be told by fewer draws."""
-        return self.nb_draws if attack.name == CLEAN.name else self.nb_attack_draws
-
-    @contextmanager
-    def draws(self, first: int) -> Iterator[None]:
-        """Fresh draws of D, or the one that the attacker of this chunk knows."""
-        if not self.fixed_draw:
-            yield
-            return
-        with self.defended.frozen(derived_seed(self.seed, _FIXED_DRAW, first)):
-            yield
 
 
 def run_all(
@@ -142,16 +42,27 @@ def run_all(
             continue
         report = None if progress is None else partial(_report, progress, attack.name, done, total)
         made = shards.everyones(_my_chunks(plan, attack, folder, report, shards, pools))
-        failures = [f"failed: {outcome}" for _, outcome in sorted(made, key=_first) if isinstance(outcome, str)]
+        failures = [str(outcome) for _, outcome in sorted(made, key=_first) if not isinstance(outcome, Chunk)]
+        chunks[attack.name] = _filled(made, chunks.get(CLEAN.name, []), plan)
         if failures:
-            results.append(AttackResult(attack.name, attack.kind, attack.toolkit, failures[0]))
+            problem = f"failed on {len(failures)} of {len(made)} chunks of images: {failures[0]}"
+            results.append(AttackResult(attack.name, attack.kind, attack.toolkit, problem))
         else:
-            chunks[attack.name] = [outcome for _, outcome in sorted(made, key=_first) if isinstance(outcome, Chunk)]
             results.append(_result(plan, attack, chunks[attack.name]))
         done += len(plan.x)
         if progress is not None:
             progress(attack.name, done, total)
     return _with_progress(plan, attacks, results, chunks), chunks
+
+
+def _filled(made: list[tuple[int, Chunk | str]], clean: list[Chunk], plan: Plan) -> list[Chunk]:
+    """The chunks in order; where the attack failed, the clean images, so that what it found elsewhere still counts."""
+    whole = []
+    for number, (_, outcome) in enumerate(sorted(made, key=_first)):
+        if isinstance(outcome, str):
+            outcome = replace(clean[number], scoring=clean[number].scoring[:, : plan.nb_attack_draws])
+        whole.append(outcome)
+    return whole
 
 
 def _with_progress(
@@ -160,7 +71,7 @@ def _with_progress(
     """``results``, each with what was left before it and after it."""
     told, filled = progress_of_worst(chunks, plan.y), []
     for attack, result in zip(attacks, results, strict=True):
-        if attack.name in told and attack is not CLEAN:
+        if not result.problem and attack is not CLEAN:
             before, remaining = told[attack.name]
             attacked = before if attack.continues else len(plan.x)
             result = replace(result, stage=attack.stage, nb_attacked=attacked, remaining=remaining)
@@ -176,21 +87,22 @@ def _my_chunks(
     shards: Shards,
     pools: dict[int, Pool],
 ) -> list[tuple[int, Chunk | str]]:
-    """This process's share, which joins the pools; where the attack fails, the error for the chunk, and no further."""
+    """This process's share, which joins the pools; where the attack fails, the error instead of a chunk."""
     made: list[tuple[int, Chunk | str]] = []
+    identity = attack.identity()  # before it runs: what it runs with may change it
     for first in shards.mine(plan.firsts()):
         if report is not None:
             report(first)
         pool = pools.get(first) if attack.continues else None
-        depends = attack_code() if pool is None else f"{attack_code()} {pool.sha256()}"
+        depends = " ".join([attack_code(), identity, "" if pool is None else pool.sha256()])
         try:
             chunk = folder.get(attack.name, first, partial(_run_chunk, plan, attack, first, pool), depends)
             made.append((first, chunk))
-            pools[first] = Pool.joined(pools.get(first), chunk, plan.y[first : first + plan.chunk_size])
+            pools[first] = Pool.joined(pools.get(first), chunk)
         except _AttackError as failure:
             error = failure.__cause__
             logger.warning("%s failed", attack.name, exc_info=error)
-            return [*made, (first, f"{type(error).__name__}: {error}")]
+            made.append((first, f"{type(error).__name__}: {error}"))
     return made
 
 
@@ -229,30 +141,56 @@ def _run_chunk(plan: Plan, attack: Attack, first: int, pool: Pool | None = None)
         except Exception as error:  # a toolkit's attack may raise anything; the others still count
             raise _AttackError from error
         seconds = time.perf_counter() - begin
-        selection, scoring = _judged(plan, attacked, first, pool, plan.draws_to_score(attack))
+        share, lead, scoring = _judged(plan, attacked, first, pool, plan.draws_to_score(attack))
     # like chunks that are read again, on the CPU
     return Chunk(
-        attacked.cpu(), selection.cpu(), scoring.cpu(), target.queries.forward, target.queries.backward, seconds
+        attacked.cpu(),
+        share,
+        lead,
+        scoring.cpu(),
+        target.queries.forward,
+        target.queries.backward,
+        seconds,
+        int(raw.isnan().flatten(1).any(1).sum()),
     )
 
 
-def _judged(plan: Plan, attacked: Tensor, first: int, pool: Pool | None, nb_draws: int) -> tuple[Tensor, Tensor]:
-    """Classes under the draws that choose and those that score; what a continuing attack left alone is judged already."""
+def _judged(
+    plan: Plan, attacked: Tensor, first: int, pool: Pool | None, nb_draws: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Shares and leads for the choice, and the classes that score; what a continuing attack left alone is judged already."""
     numbers = torch.arange(len(attacked))
     if pool is not None:
         numbers = numbers[(attacked.cpu() != pool.attacked).flatten(1).any(1)]
         if len(numbers) == 0:
-            return pool.selection, pool.scoring[:, :nb_draws]
+            return pool.share, pool.lead, pool.scoring[:, :nb_draws]
     images, indices = attacked[numbers.to(attacked.device)], (first + numbers).tolist()
-    judged = [
-        predictions(plan.defended, images, draws, plan.seed, purpose, indices)
-        for draws, purpose in ((plan.nb_selection_draws, SELECTION), (nb_draws, SCORING))
-    ]
+    found, leads = _chosen_by(plan, images, indices)
+    scored = predictions(plan.defended, images, nb_draws, plan.seed, SCORING, indices).cpu()
     if pool is None:
-        return judged[0], judged[1]
-    selection, scoring = pool.selection.clone(), pool.scoring[:, :nb_draws].clone()
-    selection[numbers], scoring[numbers] = judged[0].cpu(), judged[1].cpu()
-    return selection, scoring
+        return found, leads, scored
+    share, lead, scoring = pool.share.clone(), pool.lead.clone(), pool.scoring[:, :nb_draws].clone()
+    share[numbers], lead[numbers], scoring[numbers] = found, leads, scored
+    return share, lead, scoring
+
+
+def _chosen_by(plan: Plan, images: Tensor, indices: list[int]) -> tuple[Tensor, Tensor]:
+    """Shares and leads over a few draws; of images that are as good as won in these, over more that are independent of them."""
+    y, draws = plan.y[indices], plan.nb_selection_draws
+    shares, leads = shares_and_leads(plan.defended, images, y, draws, plan.seed, SELECTION, indices)
+    won = torch.nonzero((shares * draws).round() <= 1).flatten()
+    if len(won) and plan.defended.randomized:
+        there = won.to(images.device)
+        shares[won], leads[won] = shares_and_leads(
+            plan.defended,
+            images[there],
+            y[there],
+            plan.nb_confirmation_draws,
+            plan.seed,
+            CONFIRMATION,
+            [indices[i] for i in won.tolist()],
+        )
+    return shares, leads
 
 
 def _result(plan: Plan, attack: Attack, chunks: list[Chunk]) -> AttackResult:
@@ -266,6 +204,7 @@ def _result(plan: Plan, attack: Attack, chunks: list[Chunk]) -> AttackResult:
         forward=sum(c.forward for c in chunks) / len(plan.x),
         backward=sum(c.backward for c in chunks) / len(plan.x),
         seconds=sum(c.seconds for c in chunks),
+        nb_nan=sum(c.nb_nan for c in chunks),
         max_distance=max(float((c.attacked.to(x) - x).abs().max()) for c, x in pairs),
     )
 
@@ -274,7 +213,7 @@ def worst_case(
     plan: Plan, chunks: dict[str, list[Chunk]], folder: RunFolder, shards: Shards
 ) -> tuple[AttackResult, list[str]]:
     """Per image the worst attack, chosen on the selection draws, scored on all the scoring draws; and its name."""
-    names = chosen_attacks(chunks, plan.y)
+    names = chosen_attacks(chunks)
     made = []
     for first in shards.mine(plan.firsts()):
         rows = enumerate(names[first : first + plan.chunk_size])
@@ -282,16 +221,20 @@ def worst_case(
         if plan.nb_attack_draws == plan.nb_draws:  # they have been scored by all draws
             made.append((first, torch.stack([chunk.scoring[i] for chunk, i in picked])))
             continue
-        attacked = torch.stack([chunk.attacked[i] for chunk, i in picked])
-        selection = torch.stack([chunk.selection[i] for chunk, i in picked])
-        make = partial(_scored, plan, attacked, selection, first)
-        made.append((first, folder.get(WORST, first, make, tensors_sha256([attacked])).scoring))
+        best = Pool(
+            torch.stack([chunk.attacked[i] for chunk, i in picked]),
+            torch.stack([chunk.share[i] for chunk, i in picked]),
+            torch.stack([chunk.lead[i] for chunk, i in picked]),
+            torch.empty(0),
+        )
+        make = partial(_scored, plan, best, first)
+        made.append((first, folder.get(WORST, first, make, tensors_sha256([best.attacked])).scoring))
     scoring = torch.cat([part for _, part in sorted(shards.everyones(made), key=_first)]).to(plan.y.device)
     return AttackResult.counted(WORST, "worst case", "all", count(scoring, plan.y, plan.seed)), names
 
 
-def _scored(plan: Plan, attacked: Tensor, selection: Tensor, first: int) -> Chunk:
+def _scored(plan: Plan, best: Pool, first: int) -> Chunk:
     begin = time.perf_counter()
     with plan.draws(first):
-        scoring = predictions(plan.defended, attacked.to(plan.x), plan.nb_draws, plan.seed, SCORING, first)
-    return Chunk(attacked, selection, scoring.cpu(), 0, 0, time.perf_counter() - begin)
+        scoring = predictions(plan.defended, best.attacked.to(plan.x), plan.nb_draws, plan.seed, SCORING, first)
+    return Chunk(best.attacked, best.share, best.lead, scoring.cpu(), 0, 0, time.perf_counter() - begin)

@@ -26,17 +26,22 @@ class Chunk:
 
     Attributes:
         attacked: images (n, C, H, W).
-        selection, scoring: predicted classes (n, draws).
+        share: of the draws that choose, in which each image is right, (n,).
+        lead: mean lead of the best other class over the label in these draws, (n,).
+        scoring: predicted classes (n, draws).
         forward, backward: passes spent on the chunk.
         seconds: spent on it.
+        nb_nan: images in which the attack left NaN, which count as clean pixels.
     """
 
     attacked: Tensor
-    selection: Tensor
+    share: Tensor
+    lead: Tensor
     scoring: Tensor
     forward: int
     backward: int
     seconds: float
+    nb_nan: int = 0
 
 
 class RunFolder:
@@ -46,7 +51,7 @@ class RunFolder:
         self.folder, self.fingerprint = folder, fingerprint
 
     def claim(self, settings: dict[str, Any], *, restart: bool) -> None:
-        """Write the manifest, or see that the one there is of this very evaluation.
+        """Write the manifest, or see that the one there is of this very evaluation, and add this sitting to it.
 
         Args:
             settings: what a reader wants to know of the run.
@@ -59,18 +64,19 @@ class RunFolder:
             return
         path = self.folder / "manifest.json"
         if restart:
-            for old in (path, self.folder / "evaluation.json", *self.folder.glob("chunks/*.safetensors")):
-                old.unlink(missing_ok=True)
+            for name in ("manifest.json", "evaluation.json", "chunks/*.safetensors"):
+                for old in self.folder.glob(name):
+                    old.unlink(missing_ok=True)
         found = _read_manifest(path)
         if found is not None and found.get("fingerprint") != self.fingerprint:
             raise ValueError(
                 f"{self.folder} holds another evaluation ({_difference(found, settings)}): "
                 "expected another folder, or restart"
             )
-        if found is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            write_json(path, {**settings, "started": started})
+        started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        sitting = {"started": started, **{name: settings[name] for name in _OF_A_SITTING if name in settings}}
+        fixed = {name: value for name, value in settings.items() if name not in _OF_A_SITTING}
+        write_json(path, {**fixed, "sittings": [*(found or {}).get("sittings", []), sitting]})
 
     def get(self, attack: str, first: int, make: Callable[[], Chunk], depends: str = "") -> Chunk:
         """The stored chunk that begins with image ``first``; where there is none, what ``make`` returns, stored.
@@ -80,7 +86,7 @@ class RunFolder:
         if self.folder is None:
             return make()
         path = _chunk_path(self.folder, attack, first)
-        made_by = {"attack": attack, "fingerprint": self.fingerprint, "depends": depends}
+        made_by = {"attack": attack, "first": str(first), "fingerprint": self.fingerprint, "depends": depends}
         stored = self._load(path, made_by)
         if stored is None:
             stored = make()
@@ -96,25 +102,28 @@ class RunFolder:
                 meta = file.metadata() or {}
                 if not made_by.items() <= meta.items():
                     logger.warning(
-                        "%s is of another evaluation, attack, version of it or beginning: computed again", path
+                        "%s is of another evaluation, attack, version of it, chunk or beginning: computed again", path
                     )
                     return None
-                return Chunk(
-                    file.get_tensor("attacked"),
-                    file.get_tensor("selection"),
-                    file.get_tensor("scoring"),
-                    int(meta["forward"]),
-                    int(meta["backward"]),
-                    float(meta["seconds"]),
-                )
+                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            if tensors_sha256(tensors.values()) != meta["sha256"]:
+                raise ValueError("its tensors are not those that were written")
+            return Chunk(
+                **tensors,
+                forward=int(meta["forward"]),
+                backward=int(meta["backward"]),
+                seconds=float(meta["seconds"]),
+                nb_nan=int(meta["nb_nan"]),
+            )
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             logger.warning("%s is damaged (%s): computed again", path, error)
             return None
 
     def _save(self, path: Path, made_by: dict[str, str], chunk: Chunk) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {k: getattr(chunk, k).cpu().contiguous() for k in ("attacked", "selection", "scoring")}
-        metadata = {k: str(getattr(chunk, k)) for k in ("forward", "backward", "seconds")}
+        tensors = {name: getattr(chunk, name).cpu().contiguous() for name in _TENSORS}
+        metadata = {name: str(getattr(chunk, name)) for name in ("forward", "backward", "seconds", "nb_nan")}
+        metadata["sha256"] = tensors_sha256(tensors.values())
         scratch = path.with_suffix(".partial")
         save_file(tensors, scratch, metadata={**metadata, **made_by})
         scratch.replace(path)
@@ -161,12 +170,14 @@ def slug(name: str) -> str:
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:
+    """``None`` where there is none, or none that can be read: every chunk says itself what evaluation it is of."""
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise ValueError(f"damaged manifest {path}: {error}: expected another folder, or restart") from error
+        logger.warning("%s is damaged (%s): written again", path, error)
+        return None
     return found if isinstance(found, dict) else {}
 
 
@@ -178,5 +189,8 @@ def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     return ", ".join([*told, *(f"other {name}" for name in tensors)])
 
 
-# What may differ between runs that go on from one another, or says nothing to a reader.
-_INCIDENTAL = ("fingerprint", "command", "versions", "python", "device", "threads", "preset", "budget", "nets")
+_TENSORS = ("attacked", "share", "lead", "scoring")
+# What may differ between sittings of a run.
+_OF_A_SITTING = ("command", "threads", "preset", "budget")
+# What says nothing to a reader.
+_INCIDENTAL = ("fingerprint", "nets", *_OF_A_SITTING)

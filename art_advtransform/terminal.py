@@ -17,8 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from art_advtransform.attacks.base import Attack
+from art_advtransform.attacks.identity import network_identity
 from art_advtransform.diagnostics import CHECKS, Case, Verdict
-from art_advtransform.page import DIAGNOSIS, save_report
+from art_advtransform.page import DIAGNOSIS, read_diagnosis, save_report
 from art_advtransform.records import Evaluation
 from art_advtransform.report import numbers, problems, terminal_table
 from art_advtransform.shards import Shards
@@ -100,7 +101,8 @@ def show_evaluations(evaluations: Mapping[str, Evaluation], out: Path, *, as_jso
 def show_verdicts(
     verdicts: Mapping[int, Verdict], case: Case, about: Mapping[str, Any], out: Path, *, as_json: bool
 ) -> bool:
-    """Print the verdicts, write ``diagnosis.json``; whether none failed."""
+    """Print the verdicts, add them to ``diagnosis.json``; whether none failed."""
+    networks = {"f_a": case.defended.classifier, "f_b": case.defended.transform}
     settings = {
         **about,
         "nb_images": len(case.x),
@@ -109,10 +111,11 @@ def show_verdicts(
             name: getattr(case, name)
             for name in ("seed", "nb_draws", "max_iter", "eot_samples", "nb_corners", "nb_queries")
         },
+        "sha256": {name: network_identity(net) for name, net in networks.items() if net is not None},
     }
-    named = {str(n): {"name": CHECKS[n][0], **asdict(found)} for n, found in verdicts.items()}
+    named: dict[str, Any] = {str(n): {"name": CHECKS[n][0], **asdict(found)} for n, found in verdicts.items()}
     path, failed = out / DIAGNOSIS, [n for n, found in verdicts.items() if found.status == "fail"]
-    write_json(path, {"settings": settings, "verdicts": named})
+    write_json(path, {"settings": settings, "verdicts": {**_earlier(path, settings), **named}})
     if as_json:
         console.file.write(json.dumps({"settings": settings, "verdicts": named}, indent=1) + "\n")
         return not failed
@@ -131,3 +134,13 @@ def show_verdicts(
     console.print(table)
     console.print(f"record: {path}", soft_wrap=True)
     return not failed
+
+
+def _earlier(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Verdicts of other checks under the same settings."""
+    try:
+        found = read_diagnosis(path.parent)
+    except ValueError:
+        return {}
+    same = found is not None and all(found["settings"].get(k) == v for k, v in settings.items() if k != "command")
+    return dict(found["verdicts"]) if found is not None and same else {}

@@ -92,6 +92,7 @@ def by_hand() -> dict[str, Evaluation]:
     """Two models; the second has no numbers for "B", and the first does not know "C"."""
     settings: dict[str, Any] = {
         "nb_images": 40, "nb_draws": 7, "nb_selection_draws": 3, "seed": 5, "threat": {"eps": 0.125}, "transform": None,
+        "randomized": False, "sha256": {"images": "x", "labels": "y", "f_a": "a"},
     }  # fmt: skip
     plain = Evaluation(
         settings,
@@ -101,7 +102,7 @@ def by_hand() -> dict[str, Evaluation]:
         ["A"] * 40,
     )
     behind_g = Evaluation(
-        {**settings, "transform": {"eps": 0.2}},
+        {**settings, "transform": {"eps": 0.2}, "randomized": True},
         measured("no attack", 0.7),
         [
             measured("A", 0.6),

@@ -257,6 +257,6 @@ def test_an_attack_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch, caplo
     target = digits_target(undefended(), 4)
     result = evaluate(target.defended, target.x, target.y, "mine", target.threat, nb_draws=2, nb_selection_draws=2)
     assert [bool(found.problem) for found in result.attacks] == [True, False, False]
-    assert result.attacks[0].problem == "failed: RuntimeError: no gradient"
+    assert result.attacks[0].problem == "failed on 1 of 1 chunks of images: RuntimeError: no gradient"
     assert "broken failed" in caplog.text
     assert "broken" not in result.chosen

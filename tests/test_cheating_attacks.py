@@ -51,7 +51,7 @@ def test_another_shape_is_a_failed_attack(name: str, monkeypatch: pytest.MonkeyP
     set_preset(monkeypatch, wrong=SHAPES[name], right=darker)
     result = run()
     assert result.attacks[0].problem.startswith(
-        "failed: ValueError: expected attacked images of shape (4, 1, 2, 2), got ("
+        "failed on 3 of 3 chunks of images: ValueError: expected attacked images of shape (4, 1, 2, 2), got ("
     )
     assert result.attacks[0].mean is None
     assert mean(result.attacks[1]) >= 0

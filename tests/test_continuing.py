@@ -12,9 +12,10 @@ from torch import Tensor
 from art_advtransform import runs
 from art_advtransform.attacks.base import Attack, Target
 from art_advtransform.attacks.presets import PRESETS
-from art_advtransform.counting import SCORING, SELECTION, predictions
+from art_advtransform.counting import SCORING, predictions
 from art_advtransform.defended import DefendedModel
-from tests.evaluations import Coin, X, Y, darker, drifting, run, timeless
+from art_advtransform.plan import Plan
+from tests.evaluations import darker, drifting, run, timeless
 from tests.models import fake_attack
 from tests.problems import linear_net
 
@@ -46,16 +47,16 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Target]:
 def test_it_starts_where_the_others_ended_and_takes_the_survivors(seen: list[Target]) -> None:
     result = run(BRIGHT, IMAGES, LABELS, chunk_size=8)
     assert result.attacks[0].per_image == [0, 1, 1, 1, 1, 1, 1, 1]
-    assert result.attacks[1].per_image == [0, 0, 1, 1, 1, 1, 1, 0]
+    assert result.attacks[1].per_image == [0, 0, 0, 0, 1, 1, 1, 0]
     assert result.worst.per_image == result.attacks[1].per_image
     second = seen[1]
     torch.testing.assert_close(second.x, IMAGES[1:])
     assert second.alive is not None
     assert second.best is not None
     assert second.alive.tolist() == [1.0] * 7
-    # of equals the older stays: where the first gained nothing, the clean image is the strongest
-    torch.testing.assert_close(second.best, IMAGES[1:])
-    assert result.attacks[1].max_distance == pytest.approx(0.055, abs=1e-6)
+    # images that are right in every draw go on from where their lead is smallest
+    torch.testing.assert_close(second.best, IMAGES[1:] - 0.03)
+    assert result.attacks[1].max_distance == pytest.approx(0.085, abs=1e-6)
 
 
 def test_where_none_survives_nothing_is_run(seen: list[Target]) -> None:
@@ -86,19 +87,20 @@ def test_what_is_left_alone_is_not_judged_again(seen: list[Target], monkeypatch:
         return original(model, x, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr("art_advtransform.runs.predictions", spy)
-    with_spy = run(drifting(Coin()), X, Y, chunk_size=10)
-    assert judged[:4] == [10] * 4
-    assert judged[4] == judged[5] == len(seen[1].x) <= 10
+    # the last is wrong in every draw without an attack
+    model, images, labels = drifting(BRIGHT.classifier), torch.cat([IMAGES, IMAGES[:1] - 0.4]), LABELS[[*range(8), 0]]
+    with_spy = run(model, images, labels, chunk_size=9)
+    assert judged == [9, 9, len(seen[1].x)]
+    assert judged[2] == 8
     # and the numbers are those of judging all of them
     monkeypatch.setattr(runs, "_judged", lambda plan, attacked, first, pool, nb_draws: _all(plan, attacked, first))
-    assert timeless(run(drifting(Coin()), X, Y, chunk_size=10)) == timeless(with_spy)
+    assert timeless(run(model, images, labels, chunk_size=9)) == timeless(with_spy)
 
 
-def _all(plan: runs.Plan, attacked: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    numbers = range(first, first + len(attacked))
-    draws = ((plan.nb_selection_draws, SELECTION), (plan.nb_draws, SCORING))
-    selection, scoring = (predictions(plan.defended, attacked, n, plan.seed, p, numbers) for n, p in draws)
-    return selection, scoring
+def _all(plan: Plan, attacked: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+    numbers = list(range(first, first + len(attacked)))
+    scoring = predictions(plan.defended, attacked, plan.nb_draws, plan.seed, SCORING, numbers)
+    return *runs._chosen_by(plan, attacked, numbers), scoring
 
 
 def test_another_beginning_is_another_result(
@@ -116,3 +118,35 @@ def test_another_beginning_is_another_result(
     again = run(BRIGHT, IMAGES, LABELS, out=tmp_path)
     assert "beginning: computed again" in caplog.text
     assert timeless(again) == timeless(run(BRIGHT, IMAGES, LABELS))
+
+
+# ---- confirmation
+
+
+def flicker(share: float) -> DefendedModel:
+    """Wrong in a given share of the draws, whatever the image."""
+    # f_a(x + D): D of the first pixel is U(-0.2, 0.2), and the image is 0.5 there
+    weight = torch.tensor([[0.0] * 4, [1.0, 0, 0, 0]])
+    return drifting(linear_net(weight, torch.tensor([0.0, 0.4 * share - 0.7])))
+
+
+def test_what_looks_won_is_confirmed_by_other_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    # right in a tenth of the draws: of 5 draws none is right for most images, of 400 others about a tenth
+    x, y = torch.full((40, 1, 2, 2), 0.5), torch.zeros(40, dtype=torch.int64)
+    alive: list[Tensor] = []
+
+    def look(target: Target, model: DefendedModel) -> Tensor:
+        assert target.alive is not None
+        alive.append(target.alive)
+        return target.x
+
+    monkeypatch.setitem(PRESETS, "mine", lambda: [Attack("look", look, continues=True)])
+    run(flicker(0.9), x, y, chunk_size=40, nb_confirmation_draws=400)
+    assert len(alive[0]) == 40  # none is given up
+    confirmed = alive[0] < 0.35
+    assert int(confirmed.sum()) > 30
+    torch.testing.assert_close(alive[0][confirmed].mean(), torch.tensor(0.1).double(), atol=0.01, rtol=0)
+    # and one that is won is
+    alive.clear()
+    run(flicker(1.0), x, y, chunk_size=40, nb_confirmation_draws=400)
+    assert alive == []

@@ -45,11 +45,16 @@ def test_an_attack_that_fails_is_reported_and_the_others_count(
     set_preset(monkeypatch, a=step, b=broken_at(first))
     result = run(out=tmp_path)
     failed = result.attacks[1]
-    assert failed.problem == "failed: RuntimeError: no gradient"
+    assert failed.problem == "failed on 1 of 3 chunks of images: RuntimeError: no gradient"
     assert (failed.mean, failed.majority, failed.any, failed.per_image) == (None, None, None, [])
     assert timeless(result).attacks[0] == timeless(whole).attacks[0]
-    assert set(result.chosen) <= {"no attack", "a"}
-    assert timeless(result).worst == timeless(run_without_b(monkeypatch)).worst
+    # what it found on other images still counts, as it would alone
+    there = slice(first, first + 4)
+    without = run_without_b(monkeypatch)
+    assert set(result.chosen[there]) <= {"no attack", "a"}
+    for i, share in enumerate(result.worst.per_image):
+        assert share == (without if i in range(10)[there] else whole).worst.per_image[i]
+    assert result.missing == ["b"]
     # it is tried again
     set_preset(monkeypatch, a=step, b=darker)
     assert timeless(run(out=tmp_path)) == timeless(whole)
@@ -64,7 +69,7 @@ def run_without_b(monkeypatch: pytest.MonkeyPatch) -> Evaluation:
 def test_what_is_not_an_image_for_each_image_is_a_failure(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     set_preset(monkeypatch, wrong=lambda target: wrong, b=darker)
     result = run(chunk_size=10)
-    assert [a.problem.split(":")[0] for a in result.attacks] == ["failed", ""]
+    assert [a.problem.split(" ")[0] for a in result.attacks] == ["failed", ""]
     assert "wrong" not in result.chosen
 
 
@@ -259,7 +264,16 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "averaged": ({"model": DefendedModel(Coin(), None, eot_samples=2)}, ValueError, "eot_samples=1, got 2"),
     "number for a budget": ({"threat": 0.1}, TypeError, "ThreatModel"),
     "name for h": ({"imitation": "h"}, TypeError, "expected imitation to be a torch.nn.Module, got str"),
-    "two of a name": ({"preset": [fake_attack("a", darker)] * 2}, ValueError, "names of their own, got two called 'a'"),
+    "two of a name": ({"preset": [fake_attack("a", darker)] * 2}, ValueError, "names of their own, got 'a' and 'a'"),
+    "one file for two": (
+        {"preset": [fake_attack("PGD: 5", darker), fake_attack("PGD 5", darker)]},
+        ValueError,
+        "names of their own, got 'PGD 5' and 'PGD: 5'",
+    ),
+    "the name of no attack": ({"preset": [fake_attack("No attack", darker)]}, ValueError, "and 'no attack'"),
+    "the name of the worst": ({"preset": [fake_attack("per-image worst case", darker)]}, ValueError, "of their own"),
+    "a name without letters": ({"preset": [fake_attack("--", darker)]}, ValueError, "names of their own, got '--'"),
+    "more draws for attacks": ({"nb_attack_draws": 13}, ValueError, "nb_attack_draws <= nb_draws, got 13 and 12"),
     "functions for attacks": ({"preset": [darker]}, TypeError, "expected attacks as Attack entries, got function"),
     "net for surrogates": ({"surrogates": Coin()}, TypeError, "mapping of names to networks"),
     "name for a surrogate": ({"surrogates": {"a": "b"}}, TypeError, "mapping of names to networks"),
@@ -294,5 +308,5 @@ def test_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [
         *(("no attack", done, 30) for done in (0, 4, 8, 10)),
         *(("a", 10 + done, 30) for done in (0, 4, 8, 10)),
-        *(("b", 20 + done, 30) for done in (0, 4, 10)),
+        *(("b", 20 + done, 30) for done in (0, 4, 8, 10)),
     ]

@@ -32,7 +32,15 @@ VERDICTS = {
         "curves": {"accuracy against budget": [[0.0, 0.9], [0.1, 0.3]]},
     },
 }
-SETTINGS = {"nb_images": 4, "nb_draws": 3, "seed": 0, "max_iter": 5, "eot_samples": 2}
+SETTINGS = {
+    "sha256": {"f_a": "a"},
+    "eps": 0.125,
+    "nb_images": 4,
+    "nb_draws": 3,
+    "seed": 0,
+    "max_iter": 5,
+    "eot_samples": 2,
+}
 
 
 @pytest.fixture
@@ -83,7 +91,7 @@ def test_the_page_has_every_number(folder: Path) -> None:
         ["A", "20.0 [15.0, 25.0]", "60.0 [55.0, 65.0]", "70.0", "50.0"],
         ["B", "34.6 [29.6, 39.6]", "-", "-", "-"],
         ["C", "-", "45.0 [25.0, 65.0]", "55.0", "35.0"],
-        ["worst", "15.0 [10.0, 20.0]", "40.0 [35.0, 45.0]", "50.0", "30.0"],
+        ["worst, but for 1 attack", "15.0 [10.0, 20.0]", "40.0 [35.0, 45.0]", "50.0", "30.0"],
     ]
     assert page.tables["checks"][1:] == [
         ["2. budgets & ranges", "pass", "0.0 <= 0.2"],
@@ -127,7 +135,7 @@ def test_latex_compiles_as_a_table() -> None:
     made["plain"] = replace(made["plain"], attacks=[replace(made["plain"].attacks[0], name="PGD_40 & 50 %")])
     text = latex(made)
     assert text.startswith("% Accuracy in per cent")
-    assert r"PGD\_40 \& 50 \% & 20.0 [15.0, 25.0] & - \\" in text
+    assert r"PGD\_40 \& 50 \% & 20.0 [15.0, 25.0] & - & - & - \\" in text
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
 
 

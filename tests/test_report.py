@@ -19,17 +19,17 @@ from art_advtransform.report import frame, markdown, problems, rows, save_tables
 from tests.evaluations import by_hand, measured
 
 CAPTION = (
-    "Accuracy in per cent over 40 images, L-inf budget 0.125, mean over 7 fresh draws of D (the worst case chosen on 3 "
-    "others), seed 5; vote: majority of the draws; any: right in each of 7 draws."
+    "Accuracy in per cent over 40 images, L-inf budget 0.125, mean over 7 fresh draws of D; the worst case is chosen on 3 "
+    "others; seed 5; vote: majority of the draws; any: right in each of 7 draws."
 )
 MARKDOWN = f"""\
-| attack | plain, mean [95 %] | behind g, mean [95 %] |
-|---|---:|---:|
-| no attack | 80.0 [75.0, 85.0] | 70.0 [65.0, 75.0] |
-| A | 20.0 [15.0, 25.0] | 60.0 [55.0, 65.0] |
-| B | 34.6 [29.6, 39.6] | - |
-| C | - | 45.0 [25.0, 65.0] |
-| worst | 15.0 [10.0, 20.0] | 40.0 [35.0, 45.0] |
+| attack | plain, mean [95 %] | behind g, mean [95 %] | behind g, vote | behind g, any |
+|---|---:|---:|---:|---:|
+| no attack | 80.0 [75.0, 85.0] | 70.0 [65.0, 75.0] | 80.0 | 60.0 |
+| A | 20.0 [15.0, 25.0] | 60.0 [55.0, 65.0] | 70.0 | 50.0 |
+| B | 34.6 [29.6, 39.6] | - | - | - |
+| C | - | 45.0 [25.0, 65.0] | 55.0 | 35.0 |
+| worst, but for 1 attack | 15.0 [10.0, 20.0] | 40.0 [35.0, 45.0] | 50.0 | 30.0 |
 
 {CAPTION}
 """
@@ -75,8 +75,8 @@ def test_markdown() -> None:
 
 def test_markdown_of_one_model() -> None:
     table = markdown({"net": by_hand()["behind g"]}).splitlines()
-    assert table[:2] == ["| attack | net, mean [95 %] |", "|---|---:|"]
-    assert table[4] == "| B | - |"
+    assert table[:2] == ["| attack | net, mean [95 %] | net, vote | net, any |", "|---|---:|---:|---:|"]
+    assert table[4] == "| B | - | - | - |"
     assert len(table) == 2 + 5 + 2
 
 
@@ -92,9 +92,32 @@ def test_numbers_are_rounded_and_reach_both_ends() -> None:
 def test_caption(nb_draws: int, shown: int) -> None:
     made = with_settings(nb_draws=nb_draws, nb_images=1000, seed=8, nb_selection_draws=20, threat={"eps": 8 / 255})
     assert markdown(made).splitlines()[-1] == (
-        f"Accuracy in per cent over 1000 images, L-inf budget 0.03137, mean over {nb_draws} fresh draws of D (the worst "
-        f"case chosen on 20 others), seed 8; vote: majority of the draws; any: right in each of {shown} draws."
+        f"Accuracy in per cent over 1000 images, L-inf budget 0.03137, mean over {nb_draws} fresh draws of D; the worst "
+        f"case is chosen on 20 others; seed 8; vote: majority of the draws; any: right in each of {shown} draws."
     )
+
+
+def test_single_attacks_may_have_fewer_draws() -> None:
+    told = markdown(with_settings(nb_draws=100, nb_attack_draws=8)).splitlines()[-1]
+    assert "mean over 100 fresh draws of D (single attacks: 8); the worst case" in told
+    assert told.endswith("any: right in each of 8 draws.")
+
+
+def test_nan_is_told() -> None:
+    made = by_hand()
+    made["plain"] = replace(made["plain"], attacks=[replace(made["plain"].attacks[0], nb_nan=3)])
+    assert "plain: A: NaN in 3 images, counted with their clean pixels" in problems(made)
+
+
+def test_a_worst_case_that_lacks_attacks_says_so() -> None:
+    made = {"plain": by_hand()["plain"]}
+    assert markdown(made).splitlines()[5].startswith("| worst | ")
+    lost = [AttackResult(name, "white box", "art", "failed: x") for name in "CD"]
+    made["plain"] = replace(made["plain"], attacks=[*made["plain"].attacks, *lost])
+    assert markdown(made).splitlines()[7].startswith("| worst, but for 2 attacks | ")
+    unfit = [replace(entry, problem="not run: there is no transform to see through") for entry in lost]
+    made["plain"] = replace(made["plain"], attacks=unfit)
+    assert markdown(made).splitlines()[5].startswith("| worst | ")
 
 
 # ---- terminal
@@ -122,7 +145,7 @@ def test_terminal_table() -> None:
         ["A", "20.0 [15.0, 25.0]", "60.0 [55.0, 65.0]", "70.0", "50.0"],
         ["B", "34.6 [29.6, 39.6]", "-", "-", "-"],
         ["C", "-", "45.0 [25.0, 65.0]", "55.0", "35.0"],
-        ["worst", "15.0 [10.0, 20.0]", "40.0 [35.0, 45.0]", "50.0", "30.0"],
+        ["worst, but for 1 attack", "15.0 [10.0, 20.0]", "40.0 [35.0, 45.0]", "50.0", "30.0"],
     ]
     ruled = [line[0] for line in lines[1:11]]
     assert "".join(ruled) == "┏┃┃┡││││├│"  # the worst case is set apart

@@ -19,13 +19,14 @@ from tests.problems import seeded
 
 
 def chunk(seed: int = 0) -> Chunk:
+    share, lead = torch.rand(2, 2, generator=seeded(seed), dtype=torch.float64)
     classes = torch.randint(0, 3, (2, 5), generator=seeded(seed))
-    return Chunk(torch.rand(2, 1, 3, 3, generator=seeded(seed)), classes, classes.flip(1), 40, 20, 1.5)
+    return Chunk(torch.rand(2, 1, 3, 3, generator=seeded(seed)), share, lead, classes, 40, 20, 1.5, 1)
 
 
 def same(a: Chunk, b: Chunk) -> bool:
-    tensors = all(torch.equal(getattr(a, k), getattr(b, k)) for k in ("attacked", "selection", "scoring"))
-    return tensors and (a.forward, a.backward, a.seconds) == (b.forward, b.backward, b.seconds)
+    tensors = all(torch.equal(getattr(a, k), getattr(b, k)) for k in ("attacked", "share", "lead", "scoring"))
+    return tensors and all(getattr(a, k) == getattr(b, k) for k in ("forward", "backward", "seconds", "nb_nan"))
 
 
 def never() -> Chunk:
@@ -56,7 +57,13 @@ def _empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [_truncate, _rubbish, _empty])
+def _flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1  # of a tensor: the file can still be read
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("damage", [_truncate, _rubbish, _empty, _flip_a_bit])
 def test_a_damaged_chunk_is_made_again(damage: Callable[[Path], None], tmp_path: Path) -> None:
     store = RunFolder(tmp_path, "f")
     store.get("A", 0, chunk)
@@ -98,7 +105,9 @@ def test_a_folder_is_claimed_by_one_evaluation(tmp_path: Path) -> None:
     RunFolder(tmp_path / "run", "f").claim(SETTINGS, restart=False)
     manifest = (tmp_path / "run" / "manifest.json").read_text()
     RunFolder(tmp_path / "run", "f").claim({**SETTINGS, "threads": 4}, restart=False)
-    assert (tmp_path / "run" / "manifest.json").read_text() == manifest
+    again = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert [sitting["threads"] for sitting in again.pop("sittings")] == [2, 4]
+    assert again == {name: value for name, value in json.loads(manifest).items() if name != "sittings"}
     other = {**SETTINGS, "seed": 1, "sha256": {"images": "i", "f_a": "g"}, "fingerprint": "g", "threads": 4}
     with pytest.raises(ValueError, match=r"holds another evaluation \(seed: 0 there, 1 here, other f_a\)"):
         RunFolder(tmp_path / "run", "g").claim(other, restart=False)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from art_advtransform.attacks.identity import identity
 from art_advtransform.backward import GradientEstimator
 from art_advtransform.config import ThreatModel
 from art_advtransform.defended import DefendedModel, Queries
@@ -20,6 +21,8 @@ from art_advtransform.randomness import derived_seed, keyed_generator
 from art_advtransform.transform import random_start
 
 Kind = Literal["white box", "transfer", "black box"]
+# An image that is right in more draws than this is still attacked: what is left of the others is less than a point in all.
+SURVIVES = 0.01
 Seen = Literal["defended", "f_a", "f_b", "surrogates", "twin"]
 
 
@@ -86,7 +89,7 @@ class Target:
     def seen(self, view: View) -> Iterator[DefendedModel]:
         """The model as ``view`` describes it."""
         if view.model == "f_a":
-            yield self.bare()
+            yield self._own(self.bare())
         elif view.model == "f_b":
             assert self.defended.transform is not None  # Attack.missing says so before
             yield self.bare(self.defended.transform.model)
@@ -124,6 +127,12 @@ class Target:
     def bare(self, model: nn.Module | None = None) -> DefendedModel:
         """f_a alone, or another net alone: what a transfer attack differentiates."""
         return DefendedModel(self.defended.classifier if model is None else model, None).eval()
+
+    def _own(self, model: DefendedModel) -> DefendedModel:
+        """Where there is no defence, f_a is the model in question: its passes count."""
+        if self.defended.transform is None:
+            model.queries = self.queries
+        return model
 
     def start(self) -> Tensor:
         """Where an attack begins: at the strongest result so far, else at random in the budget."""
@@ -163,7 +172,7 @@ class Attack:
     """An entry of the catalogue.
 
     Attributes:
-        name: what tables and files call it; settings belong in it, since two attacks of a name can't be told apart.
+        name: what tables and files call it; settings belong in it, since readers can't tell two attacks of a name apart.
         generate: attacked images for a target and the model as ``view`` describes it, shape of ``target.x``; the evaluation
             projects them on the budget.
         kind: what the attacker knows.
@@ -171,7 +180,8 @@ class Attack:
         toolkit: the Python package it comes from; a missing one is reported, not an error.
         method: its class there.
         cost: evaluations of f_a(g(.)) for a single draw that it spends on an image, at most.
-        continues: whether it starts from the strongest result so far, and only of the images that are still right in some draw.
+        continues: whether it starts from the strongest result so far, and only of the images that are still right in more than
+            ``SURVIVES`` of the draws.
         stage: of an evaluation in stages, for figures.
     """
 
@@ -191,12 +201,16 @@ class Attack:
             target = replace(target, best=None, alive=None)
             with target.seen(self.view) as model:
                 return self.generate(target, model).detach()
-        attacked, rows = target.best.clone(), torch.nonzero(target.alive > 0).flatten()
+        attacked, rows = target.best.clone(), torch.nonzero(target.alive > SURVIVES).flatten()
         if len(rows):
             survivors = target.subset(rows)
             with survivors.seen(self.view) as model:
                 attacked[rows] = self.generate(survivors, model).detach().to(attacked)
         return attacked
+
+    def identity(self) -> str:
+        """sha256 of name, view and functions: another one, and an earlier result is of another attack."""
+        return identity((self.name, self.view, self.toolkit, self.method, self.continues, self.generate))
 
     def missing(self, target: Target) -> str | None:
         """Why it can't run on ``target``, with the remedy; ``None`` if it can."""

@@ -68,8 +68,7 @@ def preset_attacks(preset: str | Sequence[Attack], budget: float = 1.0) -> list[
     """The attacks of ``preset``, or those given; ``budget`` multiplies the steps of "strong", and of it alone.
 
     Raises:
-        ValueError: if it is unknown (the message lists the known ones), or two attacks share a name, or there is no budget
-            to scale.
+        ValueError: if it is unknown (the message lists the known ones), or there is no budget to scale.
         TypeError: if something given is no attack.
     """
     if isinstance(preset, str):
@@ -82,8 +81,4 @@ def preset_attacks(preset: str | Sequence[Attack], budget: float = 1.0) -> list[
     for attack in attacks:
         if not isinstance(attack, Attack):
             raise TypeError(f"expected attacks as Attack entries, got {type(attack).__name__}")
-    names = [attack.name for attack in attacks]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ValueError(f"expected attacks with names of their own, got two called {twice[0]!r}")
     return attacks

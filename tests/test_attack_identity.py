@@ -1,0 +1,140 @@
+"""What tells a changed attack from the one whose results are kept: code, closures, options, networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from art_advtransform.attacks.adaptive import momentum_pgd
+from art_advtransform.attacks.art_attacks import art_attack
+from art_advtransform.attacks.base import Attack, View, from_function
+from art_advtransform.attacks.identity import identity, network_identity
+from art_advtransform.unrolled import Tanh
+from tests.evaluations import run
+from tests.models import toy_net
+
+Function = Callable[[Tensor, Tensor], Tensor]
+_STEP = 0.03
+
+
+def by(size: float) -> Function:
+    return lambda x, y: x + size
+
+
+def with_default(x: Tensor, y: Tensor, size: float = 0.03) -> Tensor:
+    return x + size
+
+
+def with_global(x: Tensor, y: Tensor) -> Tensor:
+    return x + _STEP
+
+
+def through(inner: Function) -> Function:
+    return lambda x, y: inner(x, y)
+
+
+class Brighter:
+    """An attack as an object."""
+
+    def __init__(self, size: float) -> None:
+        self.size = size
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + self.size
+
+    def run(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + self.size
+
+
+def patch_of(size: float) -> Function:
+    patch = torch.full((2, 2), size)
+    return lambda x, y: x + patch
+
+
+def through_net(seed: int) -> Function:
+    net = toy_net(seed)
+    return lambda x, y: net(x)
+
+
+# what makes one from a number: the same number must give the same identity, another number another
+MAKERS: dict[str, Callable[[float], object]] = {
+    "a closure": by,
+    "a function inside": lambda size: through(by(size)),
+    "a partial": lambda size: partial(with_default, size=size),
+    "a callable object": Brighter,
+    "a method": lambda size: Brighter(size).run,
+    "a tensor": patch_of,
+    "a net": lambda size: through_net(int(size * 100)),
+    "a view": lambda size: Attack("a", lambda target, model: target.x, view=View(gradient=Tanh(size))).identity(),
+    "options of a toolkit's": lambda size: art_attack("a", "ProjectedGradientDescent", eps_step=size).identity(),
+    "steps": lambda size: momentum_pgd(int(size * 100)).generate,
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_it_is_that_of_what_it_does(name: str) -> None:
+    make = MAKERS[name]
+    assert identity(make(0.03)) == identity(make(0.03))
+    assert identity(make(0.03)) != identity(make(0.04))
+
+
+def test_other_code_is_another() -> None:
+    functions: list[Any] = [with_default, with_global, by(0.03), lambda x, y: x - 0.03, lambda x, y: y]
+    assert len({identity(f) for f in functions}) == len(functions)
+
+
+def test_globals_and_defaults_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = identity(with_global), identity(with_default)
+    monkeypatch.setattr(f"{__name__}._STEP", 0.05)
+    monkeypatch.setattr(with_default, "__defaults__", (0.05,))
+    assert identity(with_global) != before[0]
+    assert identity(with_default) != before[1]
+
+
+_calls = 0
+
+
+def test_what_it_writes_down_itself_does_not() -> None:
+    seen: list[Tensor] = []
+    count = 0
+
+    def counting(x: Tensor, y: Tensor) -> Tensor:
+        global _calls
+        nonlocal count
+        _calls, count = _calls + 1, count + 1
+        seen.append(x)
+        return x
+
+    before = identity(counting)
+    counting(torch.rand(2), torch.rand(2))
+    assert (identity(counting), _calls, count, len(seen)) == (before, 1, 1, 1)
+
+
+def test_what_refers_to_itself_ends() -> None:
+    def again(x: Tensor, y: Tensor) -> Tensor:
+        return again(x, y)
+
+    assert len(identity(again)) == 64
+
+
+def test_networks_by_structure_and_values() -> None:
+    net = toy_net()
+    base = network_identity(net)
+    assert base == network_identity(toy_net())
+    others = [toy_net(1), nn.Sequential(net, nn.ReLU()), nn.Sequential(net)]
+    swapped = toy_net()
+    assert isinstance(swapped, nn.Sequential)
+    swapped.add_module("2", nn.Sigmoid())  # of no parameters
+    assert len({base, *(network_identity(other) for other in [*others, swapped])}) == 5
+
+
+def test_a_changed_attack_of_the_same_name_is_run_again(tmp_path: Any) -> None:
+    first = run(preset=[from_function("mine", by(0.03))], out=tmp_path)
+    other = run(preset=[from_function("mine", by(-0.03))], out=tmp_path)
+    assert other.attacks[0].per_image == run(preset=[from_function("mine", by(-0.03))]).attacks[0].per_image
+    assert other.attacks[0].per_image != first.attacks[0].per_image
