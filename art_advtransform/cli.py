@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-if TYPE_CHECKING:
-    import torch
-
-    from art_advtransform.config import ThreatModel
+from art_advtransform.options import (
+    FB,
+    DataRoot,
+    Dataset,
+    Device,
+    Download,
+    Eps,
+    NetsFolder,
+    Seed,
+    device_of,
+    threat_of,
+)
 
 app = typer.Typer(
     help="Adversarial transformation (Xiao & Zheng 2020): train nets, attack them, look at g(x).",
@@ -23,21 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # brackets are mathematics here
 )
-
-Dataset = Annotated[str, typer.Option(help="digits, cifar10, tiny_imagenet or fashion_mnist.")]
-DataRoot = Annotated[
-    Path | None, typer.Option(help="Folder with the data; default: $ART_ADVTRANSFORM_DATA, else ./data.")
-]
-Download = Annotated[bool, typer.Option(help="Let torchvision fetch missing data (CIFAR-10, Fashion-MNIST).")]
-Seed = Annotated[int, typer.Option(help="Of every draw.", min=0)]
-Eps = Annotated[float | None, typer.Option(help="L-inf budget; default: 8/255, for digits 2/16.")]
-NetsFolder = Annotated[
-    Path | None, typer.Option("--nets", help="Folder of nets that `train` wrote; default: the bundled ones.")
-]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: a GPU if there is one.")]
-FB = Annotated[
-    str | None, typer.Option("--f-b", help="f_b: a bundled name, a folder, or reference:<the authors' checkpoint>.")
-]
 
 
 @app.command()
@@ -139,7 +131,7 @@ def evaluate(
     if list_attacks:
         console.print(attack_table(attacks, preset))
         return
-    threat, place = _threat(dataset, eps), _device(device)
+    threat, place = threat_of(dataset, eps), device_of(device)
     loaded = Nets.load(dataset if nets is None else str(nets), f_b, place)
     test = load_dataset(dataset, "test", data_root, download=download).sample(images)
     out = Path(f"runs/evaluate-{dataset}") if out is None else out
@@ -199,7 +191,7 @@ def diagnose(
     from art_advtransform.terminal import bar, bars, command_line, show_verdicts
 
     check_dataset(dataset)
-    threat, place = _threat(dataset, eps), _device(device)
+    threat, place = threat_of(dataset, eps), device_of(device)
     loaded = Nets.load(dataset if nets is None else str(nets), f_b, place)
     test = load_dataset(dataset, "test", data_root, download=download).sample(images)
     case = Case(
@@ -225,7 +217,7 @@ def diagnose(
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `evaluate` wrote.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders that `evaluate` wrote.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder for the report; default: that of the run, runs/report of several.")
     ] = None,
@@ -265,7 +257,7 @@ def show(
     from art_advtransform.terminal import bars, console
 
     out = check_picture(Path(f"runs/show-{dataset}.png") if out is None else out)
-    place = _device(device)
+    place = device_of(device)
     transform = LLPGDTransform(load_network(f_b or f"{dataset}/f_b-adversarial", place))
     x = load_dataset(dataset, "test", data_root, download=download).sample(images).x.to(place)
     with bars("interrupted: nothing is kept") as shown:
@@ -281,21 +273,6 @@ def show(
     rows = min(rows, images)
     path = transform_figure(x[:rows], draws_of_g(transform, x[:rows], 3, seed), expected[:rows], out)
     console.print(f"figure: {path}", soft_wrap=True)
-
-
-def _threat(dataset: str, eps: float | None) -> ThreatModel:
-    from art_advtransform.config import ThreatModel
-    from art_advtransform.recipes import THREATS
-
-    return THREATS.get(dataset, ThreatModel()) if eps is None else ThreatModel(eps)
-
-
-def _device(name: str | None) -> torch.device:
-    import torch
-
-    if name is not None or not torch.cuda.is_available():
-        return torch.device(name or "cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def main() -> None:

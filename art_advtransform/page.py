@@ -11,7 +11,18 @@ from typing import Any
 
 from art_advtransform.counting import Interval
 from art_advtransform.records import AttackResult, Evaluation
-from art_advtransform.report import caption, cell, is_randomized, label, problems, rows, save_tables
+from art_advtransform.report import (
+    PUBLISHED,
+    caption,
+    cell,
+    has_published,
+    is_randomized,
+    label,
+    problems,
+    published,
+    rows,
+    save_tables,
+)
 
 # What a run's folder may hold beside its records.
 DIAGNOSIS, EXAMPLES = "diagnosis.json", "examples.safetensors"
@@ -110,9 +121,10 @@ def html(
         models=list(evaluations),
         randomized=[name for name, e in evaluations.items() if is_randomized(e)],
         rows=[
-            (label(name, evaluations), {m: _cells(r) for m, r in results.items()})
+            (label(name, evaluations), {m: _cells(r) for m, r in results.items()}, published(results))
             for name, results in rows(evaluations)
         ],
+        beside=PUBLISHED if has_published(evaluations) else "",
         caption=caption(evaluations),
         problems=problems(evaluations),
         pictures={heading: base64.b64encode(path.read_bytes()).decode() for heading, path in pictures.items()},

@@ -30,6 +30,7 @@ class AttackResult:
         forward, backward: passes through the defended model that the attack spent on an image, on average.
         seconds: that it took for all images.
         max_distance: largest change of a pixel.
+        published: accuracy of the defence under it as the paper gives it, in [0, 1]; ``None`` where it gives none.
         nb_nan: attacked images with NaN, whose clean pixels were taken instead.
         stage: of the attack, where the preset has stages.
         nb_attacked: images that it ran on: all, or those that the attacks before it had left right in some draw.
@@ -48,6 +49,7 @@ class AttackResult:
     backward: float = 0.0
     seconds: float = 0.0
     max_distance: float = 0.0
+    published: float | None = None
     nb_nan: int = 0
     stage: str = ""
     nb_attacked: int = 0

@@ -31,6 +31,8 @@ def rows(evaluations: Evaluations) -> list[tuple[str, dict[str, AttackResult]]]:
     return [*((name, results) for name, results in named.items() if name != worst), (worst, named[worst])]
 
 
+# Head of the column with the paper's numbers, all of them for CIFAR-10 and a ResNet18 of width 64.
+PUBLISHED = "the paper's, defended"
 # Columns of a table in characters.
 _NAME, _MEAN, _VOTE_AND_ANY = 24, 23, 14
 
@@ -51,6 +53,9 @@ def terminal_table(evaluations: Evaluations, title: str, width: int = 160) -> Ta
         if model in randomized:
             table.add_column("vote", justify="right")
             table.add_column("any", justify="right")
+    beside = PUBLISHED if has_published(evaluations) else ""
+    if beside:
+        table.add_column(beside, justify="right")
     for i, (name, results) in enumerate(all_rows):
         cells = []
         for model in evaluations:
@@ -58,6 +63,8 @@ def terminal_table(evaluations: Evaluations, title: str, width: int = 160) -> Ta
             cells.append(cell(result).replace(" [", "\n[") if narrow else cell(result))
             if model in randomized:
                 cells += [_per_cent(result.majority if result else None), _per_cent(result.any if result else None)]
+        if beside:
+            cells.append(published(results))
         table.add_row(
             escape(label(name, evaluations)),
             *cells,
@@ -70,6 +77,17 @@ def terminal_table(evaluations: Evaluations, title: str, width: int = 160) -> Ta
 def is_randomized(evaluation: Evaluation) -> bool:
     """Whether its draws differ, so that vote and any say something new."""
     return bool(evaluation.settings["randomized"])
+
+
+def has_published(evaluations: Evaluations) -> bool:
+    """Whether the paper gives a number for one of the attacks."""
+    return any(attack.published is not None for e in evaluations.values() for attack in e.attacks)
+
+
+def published(results: Mapping[str, AttackResult]) -> str:
+    """The paper's number for an attack on the defence, in per cent; a dash where it gives none."""
+    found = [r.published for r in results.values() if r.published is not None]
+    return f"{100 * found[0]:.1f}" if found else "-"
 
 
 def label(name: str, evaluations: Evaluations) -> str:
@@ -102,6 +120,7 @@ def numbers(evaluations: Evaluations) -> list[dict[str, Any]]:
                 entry[f"{key}_low"] = None if interval is None else interval.low
                 entry[f"{key}_high"] = None if interval is None else interval.high
             entry |= {"forward": r.forward, "backward": r.backward, "seconds": r.seconds}
+            entry["published"] = r.published
             entry |= {"stage": r.stage, "nb_attacked": r.nb_attacked, "remaining": r.remaining}
             entries.append({**entry, "max_distance": r.max_distance})
     return entries
@@ -153,6 +172,10 @@ def _plain(evaluations: Evaluations) -> list[list[str]]:
             cells.append(cell(result))
             if randomized:
                 cells += [_per_cent(result.majority if result else None), _per_cent(result.any if result else None)]
+    if has_published(evaluations):
+        head.append(PUBLISHED)
+        for cells, (_, results) in zip(body, rows(evaluations), strict=True):
+            cells.append(published(results))
     return [head, *body]
 
 

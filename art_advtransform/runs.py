@@ -204,6 +204,7 @@ def _result(plan: Plan, attack: Attack, chunks: list[Chunk]) -> AttackResult:
         forward=sum(c.forward for c in chunks) / len(plan.x),
         backward=sum(c.backward for c in chunks) / len(plan.x),
         seconds=sum(c.seconds for c in chunks),
+        published=attack.published,
         nb_nan=sum(c.nb_nan for c in chunks),
         max_distance=max(float((c.attacked.to(x) - x).abs().max()) for c, x in pairs),
     )

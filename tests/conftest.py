@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +26,11 @@ def data_root() -> Path:
     if not root or not Path(root).is_dir():
         pytest.skip("needs real data: set ART_ADVTRANSFORM_DATA to their folder")
     return Path(root)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defaults such as ./runs and ./data are in the test's own folder, and tables are wide enough not to fold."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ART_ADVTRANSFORM_DATA", raising=False)
+    monkeypatch.setattr("art_advtransform.terminal.console", Console(width=160))

@@ -158,3 +158,9 @@ def noise(target: Target) -> Tensor:
 
 
 ANY_PIXEL = ThreatModel(eps=1.0)
+
+
+def digits_accuracy(model: DefendedModel, n: int) -> float:
+    data = digits("test").sample(n)
+    with torch.no_grad():
+        return float((model(data.x).argmax(1) == data.y).float().mean())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -36,13 +35,10 @@ from art_advtransform.attacks.torchattacks_attacks import (
     spsa,
     square,
 )
-from art_advtransform.config import ThreatModel
 from art_advtransform.defended import DefendedModel
 from art_advtransform.smoothing import Blended, SoftplusModel
-from art_advtransform.transform import random_start
 from art_advtransform.unrolled import Softsign, Tanh
 from tests.models import defended, digits_target, global_state_untouched, undefended
-from tests.problems import linear_net, linear_two_classes
 
 # the attacks of the presets with few steps
 SMALL: dict[str, Callable[[], Attack]] = {
@@ -203,125 +199,3 @@ def test_bpda_sees_more_than_transfer() -> None:
     alone = accuracy(target.defended, white_box_transfer(20).run(target), target.y)
     assert through_g <= alone - 0.1
     assert through_g <= clean - 0.4
-
-
-# ---- what single attacks promise
-
-
-@pytest.mark.parametrize("max_iter", [1, 6])
-def test_momentum_pgd_on_a_linear_net(max_iter: int) -> None:
-    # the gradient's sign never changes: x_t is known, and so is the mean of the last half of the iterates
-    w = linear_two_classes((1, 4, 4)).w
-    net = linear_net(torch.stack([w.flatten(), torch.zeros(16)]))
-    x, eps = torch.full((2, 1, 4, 4), 0.5, dtype=torch.float64), 0.1
-    target = Target(DefendedModel(net, None), x, torch.tensor([0, 1]), ThreatModel(eps), 0)
-    attacked = momentum_pgd(max_iter).run(target)
-    away = -torch.sign(w) * torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
-    d, iterates = random_start(x, eps, target.generator(0)), []
-    for t in range(max_iter):
-        d = (d + eps / 8 * (1 - 0.8 * t / max_iter) * away).clamp(-eps, eps)
-        iterates.append(x + d)
-    torch.testing.assert_close(attacked, torch.stack(iterates[max_iter // 2 :]).mean(0))
-
-
-def test_momentum_pgd_along_another_rule_needs_a_transform() -> None:
-    assert momentum_pgd(2, "tanh").view.needs_transform
-    assert not momentum_pgd(2).view.needs_transform
-
-
-def test_gen_attack_targets_the_runner_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    from foolbox.attacks.gen_attack import GenAttack
-
-    seen: list[Any] = []
-
-    def run(self: Any, model: Any, x: Tensor, criterion: Any, **options: Any) -> tuple[None, Tensor, None]:
-        seen.append(criterion.target_classes.raw)
-        return None, x, None
-
-    monkeypatch.setattr(GenAttack, "__call__", run)
-    target = digits_target(undefended(), 40)
-    gen_attack(1, 2).run(target)
-    with torch.no_grad():
-        order = target.defended(target.x).argsort(1, descending=True)
-    expected = torch.where(order[:, 0] == target.y, order[:, 1], order[:, 0])
-    assert torch.equal(seen[0], expected)
-    assert not bool((seen[0] == target.y).any())
-
-
-def hop_skip_jump_starts(target: Target, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """What HopSkipJump is called with: (images, labels, starting points)."""
-    from foolbox.attacks.hop_skip_jump import HopSkipJumpAttack
-
-    seen: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def run(self: Any, model: Any, x: Tensor, y: Tensor, starting_points: Tensor, **options: Any) -> Any:
-        taken_for = model(starting_points).argmax(1)
-        assert torch.equal(taken_for, model(starting_points).argmax(1))  # the draw is frozen
-        assert not bool((taken_for == y).any())
-        seen.append((x, y, starting_points))
-        return torch.zeros_like(x), None, None
-
-    monkeypatch.setattr(HopSkipJumpAttack, "__call__", run)
-    attacked = hop_skip_jump(1, 10, 20).run(target)
-    attacked_rows = (attacked == 0).flatten(1).all(1)
-    assert torch.equal(target.x[attacked_rows], torch.cat([target.x[:0], *(x for x, _, _ in seen)]))
-    assert torch.equal(attacked[~attacked_rows], target.x[~attacked_rows])
-    return seen
-
-
-def test_hop_skip_jump_starts_from_images_of_other_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    target = digits_target(defended(), 20)
-    ((x, _, starts),) = hop_skip_jump_starts(target, monkeypatch)
-    assert len(x) == 20
-    pool = {tuple(image.flatten().tolist()) for image in target.x}
-    assert all(tuple(image.flatten().tolist()) in pool for image in starts)
-
-
-def test_hop_skip_jump_starts_from_noise_where_no_other_image_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    target = digits_target(undefended(), 20)
-    # nothing but images of class k to start from: those of class k start from noise
-    k = int(target.y[0])
-    target.others = target.x[target.y == k]
-    ((_, labels, starts),) = hop_skip_jump_starts(target, monkeypatch)
-    assert torch.equal(labels, target.y)
-    pool = {tuple(image.flatten().tolist()) for image in target.x}
-    from_pool = [tuple(image.flatten().tolist()) in pool for image in starts]
-    assert from_pool == (labels != k).tolist()
-    assert bool((target.bare()(starts[labels == k]).argmax(1) != k).all())
-
-
-class Constant(torch.nn.Module):
-    """Takes everything for class 0."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.zeros(len(x), 10).index_fill(1, torch.tensor([0]), 1.0) + 0 * x.mean((1, 2, 3))[:, None]
-
-
-def test_hop_skip_jump_leaves_images_without_a_start_alone_and_fails_without_any(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    target = digits_target(DefendedModel(Constant(), None), 20, surrogate=False)
-    ((_, labels, _),) = hop_skip_jump_starts(target, monkeypatch)
-    assert torch.equal(labels, target.y[target.y != 0])
-    target.y = torch.zeros_like(target.y)
-    with pytest.raises(RuntimeError, match="no image has a start"):
-        hop_skip_jump(1, 10, 20).run(target)
-
-
-def test_pgd_steps_and_start_of_art(monkeypatch: pytest.MonkeyPatch) -> None:
-    from art.attacks.evasion import ProjectedGradientDescent
-
-    seen: list[dict[str, Any]] = []
-    original = ProjectedGradientDescent.__init__
-
-    def init(self: Any, *arguments: Any, **options: Any) -> None:
-        seen.append(options)
-        original(self, *arguments, **options)
-
-    monkeypatch.setattr(ProjectedGradientDescent, "__init__", init)
-    target = digits_target(undefended())
-    for max_iter in (5, 100):
-        bpda_identity(max_iter, 1).run(target)
-    eps = target.threat.eps
-    assert [o["eps_step"] for o in seen] == pytest.approx([eps / 2, eps / 10])
-    assert [(o["eps"], o["max_iter"], o["num_random_init"]) for o in seen] == [(eps, 5, 1), (eps, 100, 1)]

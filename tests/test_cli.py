@@ -1,4 +1,4 @@
-"""The command line: what each command prints and writes, that it goes on where it was, and errors in one line."""
+"""The command line: what each command prints and writes, that it goes on where it was, records of several runs."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
+from torch import Tensor
 from typer.testing import CliRunner
 
 from art_advtransform import cli, recipes, runs, terminal
-from art_advtransform.pretrained import BUNDLED, read_card
+from art_advtransform.attacks.base import Attack, Target
+from art_advtransform.attacks.presets import PRESETS
+from art_advtransform.defended import DefendedModel
+from art_advtransform.options import device_of
+from art_advtransform.pretrained import read_card
 from art_advtransform.records import Evaluation
 from art_advtransform.training import fit
+from tests.commands import EVALUATE, files
 from tests.models import tiny_nets
 
 COMMANDS = {
@@ -29,6 +35,7 @@ COMMANDS = {
         "--draws",
         "--eps",
         "--attack-draws",
+        "--selection-draws",
         "--budget",
         "--model",
         "--nets",
@@ -41,18 +48,10 @@ COMMANDS = {
         "--data-root",
     ),
     "diagnose": ("--images", "--draws", "--max-iter", "--eot-samples", "--corners", "--check", "--json", "--out"),
-    "report": ("folder", "--json"),
+    "report": ("run...", "--out", "--json"),
     "show": ("--f-b", "--images", "--draws", "--rows", "--seed", "--out", "--download"),
 }
-EVALUATE = ["evaluate", "--preset", "smoke", "--images", "6", "--draws", "4"]
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Defaults such as ./runs and ./data are in the test's own folder, and tables are wide enough not to fold."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ART_ADVTRANSFORM_DATA", raising=False)
-    monkeypatch.setattr(terminal, "console", Console(width=160))
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +74,6 @@ def run(*arguments: str) -> str:
 def table(output: str) -> list[str]:
     """The lines of the table itself, without its title."""
     return [line for line in output.splitlines() if line[:1] in tuple("┏┃┡│├└")]
-
-
-def files(folder: Path) -> dict[str, tuple[int, int]]:
-    """When and as which inode every file was written."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_ino) for path in found}
 
 
 # ---- help
@@ -202,6 +195,53 @@ def test_list_shows_the_attacks_and_runs_none(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_report_of_several_runs(evaluated: tuple[Path, str], tmp_path: Path) -> None:
+    for name, model in (("a", "undefended"), ("b", "undefended"), ("c", "adversarial")):
+        shutil.copytree(evaluated[0] / model, tmp_path / name / model)
+    output = run("report", "a", "b", "c")
+    assert all(name in output for name in ("undefended (a)", "undefended (b)", "adversarial"))
+    assert (tmp_path / "runs" / "report" / "report.html").is_file()
+    assert not (tmp_path / "a" / "report.html").exists()
+    run("report", "a", "--out", "elsewhere")
+    assert (tmp_path / "elsewhere" / "table.md").is_file()
+
+
+def test_what_was_evaluated_otherwise_is_not_put_beside(evaluated: tuple[Path, str], tmp_path: Path) -> None:
+    shutil.copytree(evaluated[0], "a")
+    run(*EVALUATE, "--model", "undefended", "--seed", "1", "--out", "b")
+    for folders in (("a", "b"), ("b", "a")):
+        result = CliRunner().invoke(cli.app, ["report", *folders])
+        assert isinstance(result.exception, ValueError)
+        assert re.search(
+            "expected records of the same settings, got others for .*: seed: . and .", str(result.exception)
+        )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_attack_that_fails_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(target: Target, model: DefendedModel) -> Tensor:
+        raise RuntimeError("no gradient")
+
+    monkeypatch.setitem(PRESETS, "smoke", lambda: [Attack("broken", broken)])
+    result = CliRunner().invoke(cli.app, [*EVALUATE, "--model", "undefended", "--out", "results"])
+    assert result.exit_code == 1
+    told = " ".join(result.output.split())
+    assert "undefended: broken: failed on 1 of 1 chunks of images: RuntimeError: no gradient" in told
+    assert "per-image worst case, but for 1 attack" in told
+
+
+def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert str(device_of(None)) == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    found = []
+    for rank in "012":
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        found.append(str(device_of(None)))
+    assert found == ["cuda:0", "cuda:1", "cuda:0"]
+    assert str(device_of("cpu")) == "cpu"
+
+
 def test_json(evaluated: tuple[Path, str], tmp_path: Path) -> None:
     shutil.copytree(evaluated[0], "results")
     for command in (["report", "results"], [*EVALUATE, "--out", "results"]):
@@ -232,6 +272,22 @@ def test_diagnose(evaluated: tuple[Path, str], tmp_path: Path) -> None:
     assert "<h2>Checks</h2>" in page
     assert record["verdicts"]["2"]["name"] in page
     assert "Loss against steps of the attack" in page
+    # another check is added to those of the same settings
+    again = CliRunner().invoke(cli.app, [*few, "--check", "3"])
+    assert again.exit_code in (0, 1), again.exception
+    record = json.loads((tmp_path / "results" / "diagnosis.json").read_text())
+    assert sorted(record["verdicts"]) == ["1", "2", "3", "7"]
+    CliRunner().invoke(cli.app, [*few, "--seed", "1", "--check", "3"])
+    assert sorted(json.loads((tmp_path / "results" / "diagnosis.json").read_text())["verdicts"]) == ["3"]
+    # what is of other nets is not shown beside these
+    record["settings"]["sha256"]["f_a"] = "another"
+    (tmp_path / "results" / "diagnosis.json").write_text(json.dumps(record))
+    output = run("report", "results")
+    assert "checks: left out: results/diagnosis.json is of other nets or another budget" in output
+    assert "<h2>Checks</h2>" not in (tmp_path / "results" / "report.html").read_text()
+    # and goes with the results
+    run(*EVALUATE, "--out", "results", "--restart")
+    assert not (tmp_path / "results" / "diagnosis.json").exists()
 
 
 # ---- show
@@ -289,91 +345,3 @@ def test_evaluate_what_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     record = Evaluation.load(tmp_path / "theirs" / "defended" / "evaluation.json")
     assert record.clean.mean is not None
     assert record.clean.mean.value < 0.8  # not the bundled nets: one epoch on 256 images
-
-
-# ---- errors
-
-
-def fails(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """The line on stderr of a command that ends with 2, as the shell would run it; nothing may be written."""
-    before = files(Path.cwd())
-    monkeypatch.setattr(sys, "argv", ["art-advtransform", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    assert exit_.value.code == 2
-    errors = capsys.readouterr().err
-    assert errors.count("\n") == 1, errors
-    assert "Traceback" not in errors
-    assert files(Path.cwd()) == before
-    assert not Path("runs").exists()
-    return errors.strip()
-
-
-ERRORS = {
-    "evaluate --dataset mnist": "unknown dataset 'mnist'; known: digits, cifar10, ",
-    "show --dataset mnist --f-b digits/f_b-adversarial": "unknown dataset 'mnist'; known: digits, ",
-    "show --dataset mnist": "no weights 'mnist/f_b-adversarial': .*bundled: .*digits/f_b-adversarial",
-    "train --dataset mnist": "no recipes for dataset 'mnist'; known: digits, ",
-    "evaluate --preset slow": "unknown preset 'slow'; known: smoke, quick, paper",
-    "diagnose --check 20": "unknown check 20; known: 1, 2, ",
-    "diagnose --images 1000": "expected at most 597 images of digits, got 1000",
-    "train --preset slow": "unknown preset 'slow'; known: cpu, paper, smoke",
-    "train --net f_c": "unknown net 'f_c'; known: f_b-adversarial, ",
-    "evaluate --f-b nowhere": "no weights 'nowhere': neither a folder with card.json nor a bundled net",
-    "evaluate --nets nowhere": "no weights 'nowhere/undefended'",
-    "evaluate --dataset cifar10 --nets digits --data-root empty": "cifar10 not found: looked for .* in .*/empty; .*--download",
-    "show --dataset cifar10 --f-b digits/f_b-adversarial --data-root empty": "cifar10 not found: .*/empty; ",
-    "evaluate --images 1000": "expected at most 597 images of digits, got 1000",
-    "evaluate --eps -1": r"expected eps > 0, got -1\.0",
-    "report empty": r"no records: looked for \*/evaluation\.json in empty",
-    "report nowhere": r"no records: looked for \*/evaluation\.json in nowhere",
-}
-
-
-@pytest.mark.parametrize("command", ERRORS)
-def test_errors_are_a_line(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("empty").mkdir()
-    assert re.match(f"error: {ERRORS[command]}", fails(command.split(), monkeypatch, capsys))
-
-
-def _flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(bytes(content))
-
-
-@pytest.mark.parametrize("net", ["f_b-adversarial", "undefended", "f_a-defended", "surrogate"])
-@pytest.mark.parametrize("damage", [_flip, Path.unlink])
-def test_damaged_weights(
-    net: str, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(BUNDLED / "digits", "nets")
-    damage(Path("nets") / net / "model.safetensors")
-    error = fails([*EVALUATE, "--nets", "nets", "--out", "runs"], monkeypatch, capsys)
-    assert error.startswith(f"error: damaged weights in nets/{net}: ")
-
-
-def stop(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the evaluation raise ``error``."""
-
-    def stopped(*arguments: Any, **options: Any) -> Any:
-        raise error
-
-    monkeypatch.setattr("art_advtransform.evaluate_nets.evaluate_nets", stopped)
-    monkeypatch.setattr(sys, "argv", ["art-advtransform", *EVALUATE])
-
-
-def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    stop(RuntimeError("a defect of the package"), monkeypatch)
-    with pytest.raises(RuntimeError, match="a defect"):
-        cli.main()
-
-
-def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    stop(KeyboardInterrupt(), monkeypatch)
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    assert exit_.value.code == 130
-    output = capsys.readouterr()
-    assert "interrupted: the same command goes on where it was" in output.out
-    assert "Traceback" not in output.err

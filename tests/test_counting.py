@@ -8,11 +8,12 @@ from torch import Tensor
 
 from art_advtransform import counting
 from art_advtransform.config import TransformConfig
-from art_advtransform.counting import SCORING, SELECTION, choose, count, interval, predictions
+from art_advtransform.counting import SCORING, SELECTION, choose, count, interval, predictions, shares_and_leads
 from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import LLPGDTransform
+from tests.evaluations import Coin, X, Y, drifting
 from tests.models import global_state_untouched
-from tests.problems import classifier, conv_net, defended_model, images, seeded
+from tests.problems import classifier, conv_net, defended_model, images, linear_net, seeded
 
 
 def model() -> DefendedModel:
@@ -179,3 +180,26 @@ def test_a_tie_of_the_vote_is_no_win_whatever_the_class(label: int) -> None:
     assert count(tie, y).majority.value == 0
     assert count(won, y).majority.value == 1
     assert count(tie, y).mean.value == count(won, y).mean.value == 0.5
+
+
+# ---- shares and leads
+
+
+def test_shares_and_leads_of_a_net_without_draws() -> None:
+    # logits (x, 1 - x) at the mean x
+    net = linear_net(torch.tensor([[0.25] * 4, [-0.25] * 4]), torch.tensor([0.0, 1.0]))
+    x, y = torch.tensor([0.2, 0.9, 0.5]).view(3, 1, 1, 1).repeat(1, 1, 2, 2), torch.tensor([0, 0, 1])
+    shares, leads = shares_and_leads(DefendedModel(net, None), x, y, 5, 0, SELECTION)
+    assert shares.tolist()[:2] == [0.0, 1.0]
+    torch.testing.assert_close(leads, torch.tensor([0.6, -0.8, 0.0]).double(), atol=1e-6, rtol=0)
+
+
+def test_shares_are_those_of_the_predictions() -> None:
+    model = drifting(Coin())
+    shares, leads = shares_and_leads(model, X, Y, 30, 0, SELECTION, 7)
+    expected = (predictions(model, X, 30, 0, SELECTION, 7) == Y[:, None]).double().mean(1)
+    assert torch.equal(shares, expected)
+    assert 0 < float(shares.mean()) < 1
+    assert bool((leads[shares == shares.max()] < leads[shares == shares.min()]).all())
+    empty = shares_and_leads(model, X[:0], Y[:0], 3, 0, SELECTION)
+    assert [len(part) for part in empty] == [0, 0]

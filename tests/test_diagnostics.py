@@ -53,7 +53,7 @@ HEALTHY_UNDEFENDED = (1, 2, 4, 6, 7, 8, 9, 10, 11, 14, 15, 16, 17, 19)
 @pytest.mark.parametrize("number", HEALTHY_DEFENDED)
 def test_a_defended_net_passes(number: int) -> None:
     # as much effort as the mended released attack, beside which 18 puts it
-    effort = {"max_iter": 100, "eot_samples": 10} if number == 18 else {}
+    effort: dict[str, Any] = {"max_iter": 100, "eot_samples": 10} if number == 18 else {}
     assert status(digits_case(**effort), number) == "pass"
 
 

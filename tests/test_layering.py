@@ -59,6 +59,7 @@ LAYERS = {
     "evaluate_nets": 7,
     "terminal": 8,
     "cli": 8,
+    "options": 8,
     "__main__": 8,
 }
 

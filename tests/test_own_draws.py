@@ -1,4 +1,4 @@
-"""A classifier that is random by itself, without a transform: counted by many draws like the defence."""
+"""A classifier that is random by itself, without a transform or behind g: counted by many draws like the defence."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from art_advtransform.attacks.expectation import expectation_pgd
+from art_advtransform.config import TransformConfig
 from art_advtransform.counting import SCORING, SELECTION, predictions
 from art_advtransform.defended import DefendedModel
+from art_advtransform.layer import LLPGDTransform
 from tests.evaluations import THREAT, X, Y, run, timeless
 from tests.models import global_state_untouched
+from tests.problems import linear_net
 
 
 class Noisy(nn.Module):
@@ -58,3 +61,38 @@ def test_an_evaluation_of_it_can_be_repeated(seed: int) -> None:
         results.append(timeless(run(MODEL, X, Y, preset=[attack], threat=THREAT, seed=seed)))
     assert results[0] == results[1]
     assert results[0].attacks[0].forward >= 5 * 4
+
+
+# ---- behind g
+
+
+def behind_g() -> DefendedModel:
+    """Two kinds of draws: D, and the classifier's own."""
+    f_b = linear_net(torch.zeros(2, 4))
+    return DefendedModel(Noisy(0.3), LLPGDTransform(f_b, TransformConfig(eps=0.1, max_iter=2))).eval()
+
+
+def test_both_kinds_of_draws_are_keyed() -> None:
+    model = behind_g()
+    found = []
+    for k in range(2):
+        torch.manual_seed(k)
+        with global_state_untouched():
+            found.append(predictions(model, X, 12, 0, SCORING))
+    assert torch.equal(*found)
+    assert torch.equal(predictions(model, X[4:], 5, 0, SCORING, 4), found[0][4:, :5])
+    assert float(found[0].float().std(1).mean()) > 0
+
+
+def test_a_known_d_is_the_one_that_is_scored() -> None:
+    # without its own noise the class is decided by D alone, which is the same for every draw
+    model = behind_g()
+    quiet = DefendedModel(Noisy(0.0), model.transform).eval()
+    with quiet.frozen(3):
+        found = predictions(quiet, X, 12, 0, SCORING)
+        with torch.no_grad():
+            expected = quiet(X).argmax(1)
+    assert torch.equal(found, expected[:, None].expand(-1, 12))
+    with model.frozen(3):
+        again = predictions(model, X, 12, 0, SCORING)
+    assert float(again.float().std(1).mean()) > 0  # its own draws stay

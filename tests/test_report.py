@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from art_advtransform.page import html
 from art_advtransform.records import AttackResult, Evaluation
 from art_advtransform.report import frame, markdown, problems, rows, save_tables, terminal_table
 from tests.evaluations import by_hand, measured
@@ -120,6 +121,19 @@ def test_a_worst_case_that_lacks_attacks_says_so() -> None:
     assert markdown(made).splitlines()[5].startswith("| worst | ")
 
 
+def test_the_paper_s_numbers_stand_beside_ours(tmp_path: Path) -> None:
+    made = by_hand()
+    behind = made["behind g"]
+    made["behind g"] = replace(behind, attacks=[replace(behind.attacks[0], published=0.805), *behind.attacks[1:]])
+    table = markdown(made).splitlines()
+    assert table[0].endswith("| the paper's, defended |")
+    assert [line.split(" | ")[-1] for line in table[2:5]] == ["- |", "80.5 |", "- |"]
+    assert cells(printed(made, 200))[1][-1] == "80.5"
+    assert "<td>80.5</td>" in html(made, "a run", {})
+    assert "the paper" not in html(by_hand(), "a run", {})
+    assert frame(made)["published"].max() == 0.805
+
+
 # ---- terminal
 
 
@@ -209,7 +223,7 @@ def test_csv_quotes_names_and_problems(tmp_path: Path) -> None:
 
 def test_frame() -> None:
     table = frame(by_hand())
-    assert table.shape == (9, 20)
+    assert table.shape == (9, 21)
     assert list(table["mean"][:3]) == [0.8, 0.7, 0.2]
     without = table[table["problem"] != ""]
     assert list(without["attack"]) == ["B"]

@@ -18,13 +18,11 @@ from art_advtransform.datasets import ImageSet, digits
 from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.networks import NETWORKS
-from art_advtransform.pretrained import BUNDLED, bundled_names, load_pretrained, read_card
-from art_advtransform.recipes import DIGITS_THREAT, NETS, Net, preset_nets
+from art_advtransform.pretrained import load_pretrained, read_card
+from art_advtransform.recipes import DIGITS_THREAT, Net, preset_nets
 from art_advtransform.train_nets import Options, imitation_error, pgd_images, train_nets
 from art_advtransform.training import Recipe
-from art_advtransform.transform import random_start
-from tests.models import same_weights, tiny_nets
-from tests.problems import seeded
+from tests.models import digits_accuracy, same_weights, tiny_nets
 
 
 @pytest.fixture
@@ -93,13 +91,7 @@ def _check_card(folder: Path, net: Net) -> None:
         g = LLPGDTransform(load_pretrained(folder.parent / net.f_b))
         assert card["test_error"] == round(imitation_error(load_pretrained(folder), g, digits("test").sample(64)), 5)
     elif net.role != "defended":
-        assert card["test_accuracy"] == round(_accuracy(DefendedModel(load_pretrained(folder), None), 64), 4)
-
-
-def _accuracy(model: DefendedModel, n: int) -> float:
-    data = digits("test").sample(n)
-    with torch.no_grad():
-        return float((model(data.x).argmax(1) == data.y).float().mean())
+        assert card["test_accuracy"] == round(digits_accuracy(DefendedModel(load_pretrained(folder), None), 64), 4)
 
 
 def test_weights_follow_the_recipe_alone(tmp_path: Path, tiny: dict[str, Net]) -> None:
@@ -226,7 +218,7 @@ def test_half_precision_is_what_is_measured(tmp_path: Path, tiny: dict[str, Net]
     tiny["surrogate"] = replace(tiny["surrogate"], half=True)
     folder = train(tmp_path, ["surrogate"])["surrogate"]
     assert {v.dtype for v in load_file(folder / "model.safetensors").values()} >= {torch.float16, torch.float32}
-    measured = _accuracy(DefendedModel(load_pretrained(folder), None), 64)
+    measured = digits_accuracy(DefendedModel(load_pretrained(folder), None), 64)
     assert read_card(folder)["test_accuracy"] == round(measured, 4)
 
 
@@ -288,51 +280,3 @@ def test_unknown_preset() -> None:
         preset_nets("digits", "gpu")
     with pytest.raises(ValueError, match="no recipes for dataset 'mnist'; known: digits, cifar10"):
         preset_nets("mnist", "paper")
-
-
-# ---- what ships
-
-
-@pytest.mark.parametrize("name", bundled_names())
-def test_bundled_cards_are_those_of_the_recipes(name: str) -> None:
-    dataset, _, net = name.partition("/")
-    card, recipe = read_card(name), NETS[dataset][net]
-    assert card["dataset"] == dataset
-    assert Net.from_json(card["net"]).to_json() == recipe.to_json()
-    assert card["architecture"] == recipe.architecture
-    assert card["command"] == f"art-advtransform train --dataset {dataset} --preset cpu --net {net}"
-    if recipe.role in ("defended", "imitation"):
-        assert card["f_b_sha256"] == read_card(f"{dataset}/{recipe.f_b}")["sha256"]
-
-
-def test_all_nets_of_digits_are_bundled() -> None:
-    assert {path.parent.name for path in (BUNDLED / "digits").glob("*/card.json")} == set(NETS["digits"])
-
-
-@pytest.mark.parametrize("name", ["undefended", "f_b-adversarial", "surrogate"])
-def test_bundled_plain_nets_are_as_good_as_their_cards(name: str) -> None:
-    model = DefendedModel(load_pretrained(f"digits/{name}"), None)
-    assert round(_accuracy(model, 597), 4) == read_card(f"digits/{name}")["test_accuracy"]
-
-
-def test_bundled_imitation_is_as_near_to_g_as_its_card_says() -> None:
-    g, h = LLPGDTransform(load_pretrained("digits/f_b-adversarial")), load_pretrained("digits/imitation")
-    card, test = read_card("digits/imitation"), digits("test")
-    error = imitation_error(h, g, test)
-    assert error == pytest.approx(card["test_error"], rel=0.01)
-    # nearer than doing nothing, or than the start: it learned something of g
-    start = random_start(test.x, 0.2, seeded(0))
-    with torch.no_grad():
-        still = float((g(test.x, start) - test.x).square().mean().sqrt())
-        moved = float((g(test.x, start) - test.x - start).square().mean().sqrt())
-    assert error < 0.9 * min(still, moved)
-
-
-def test_bundled_defended_net_is_as_good_as_its_card() -> None:
-    g = LLPGDTransform(load_pretrained("digits/f_b-adversarial"))
-    f_a = load_pretrained("digits/f_a-defended")
-    accuracies = [_accuracy(DefendedModel(f_a, g), 597) for _ in range(4)]
-    assert len(set(accuracies)) > 1  # fresh draws
-    assert abs(sum(accuracies) / 4 - read_card("digits/f_a-defended")["test_accuracy"]) < 0.015
-    # it was trained for g: a net that wasn't is worse behind it
-    assert _accuracy(DefendedModel(load_pretrained("digits/undefended"), g), 597) < min(accuracies) - 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from art_advtransform.attacks.adaptive import average_start, momentum_pgd
 from art_advtransform.attacks.art_attacks import (
@@ -49,14 +50,14 @@ def _paper() -> list[Attack]:
         bpda_unrolled(Softsign(projection="mask"), "soft sign and eq. 5", 20, 10),
         bpda_unrolled(Tanh(projection="mask"), "tanh and eq. 5", 20, 10),
         small_n_transfer(Tanh(projection="mask"), 3, 20, 10),
-        bpda_identity(20, 500),
+        replace(bpda_identity(20, 500), published=0.805),  # Table 1, f_b trained adversarially
         finite_differences(10, 64),
-        reparameterized(20, 10),
-        white_box_transfer(20),
+        replace(reparameterized(20, 10), published=0.811),  # section 4.2
+        replace(white_box_transfer(20), published=0.781),  # Table 3, the worst
         average_start(20, 50),
-        black_box_transfer(20),
-        hop_skip_jump(20, 100, 1000),
-        gen_attack(500, 20),
+        replace(black_box_transfer(20), published=0.781),  # Table 2, as the next two
+        replace(hop_skip_jump(20, 100, 1000), published=0.820),
+        replace(gen_attack(500, 20), published=0.819),
         released_bpda(),
     ]
 

@@ -1,0 +1,46 @@
+"""L8: options that commands share, and what they stand for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+
+    from art_advtransform.config import ThreatModel
+
+Dataset = Annotated[str, typer.Option(help="digits, cifar10, tiny_imagenet or fashion_mnist.")]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder with the data; default: $ART_ADVTRANSFORM_DATA, else ./data.")
+]
+Download = Annotated[bool, typer.Option(help="Let torchvision fetch missing data (CIFAR-10, Fashion-MNIST).")]
+Seed = Annotated[int, typer.Option(help="Of every draw.", min=0)]
+Eps = Annotated[float | None, typer.Option(help="L-inf budget; default: 8/255, for digits 2/16.")]
+NetsFolder = Annotated[
+    Path | None, typer.Option("--nets", help="Folder of nets that `train` wrote; default: the bundled ones.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: a GPU if there is one.")]
+FB = Annotated[
+    str | None, typer.Option("--f-b", help="f_b: a bundled name, a folder, or reference:<the authors' checkpoint>.")
+]
+
+
+def threat_of(dataset: str, eps: float | None) -> ThreatModel:
+    """That of ``eps``, else of the data set."""
+    from art_advtransform.config import ThreatModel
+    from art_advtransform.recipes import THREATS
+
+    return THREATS.get(dataset, ThreatModel()) if eps is None else ThreatModel(eps)
+
+
+def device_of(name: str | None) -> torch.device:
+    """That of ``name``, else a GPU if there is one: of several processes each has its own."""
+    import torch
+
+    if name is not None or not torch.cuda.is_available():
+        return torch.device(name or "cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
