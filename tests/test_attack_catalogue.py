@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
@@ -25,7 +26,7 @@ from art_advtransform.attacks.art_attacks import (
     small_n_transfer,
     white_box_transfer,
 )
-from art_advtransform.attacks.base import Attack, Kind, from_function
+from art_advtransform.attacks.base import Attack, Kind, Target, from_function
 from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
 from art_advtransform.attacks.presets import PRESETS, preset_attacks
 from art_advtransform.attacks.released import released_bpda
@@ -54,7 +55,7 @@ CHEAP: dict[str, Callable[..., Attack]] = {
     "average_start": lambda *full: average_start(4, 3),
     "released_bpda": released_bpda,
 }
-LENGTHS = {"smoke": 2, "quick": 9, "paper": 13, "strong": 33}
+LENGTHS = {"smoke": 2, "quick": 9, "paper": 13, "strong": 35}
 ENTRIES = [(preset, index) for preset, length in LENGTHS.items() for index in range(length)]
 
 every_entry = pytest.mark.parametrize(("preset", "index"), ENTRIES)
@@ -71,6 +72,13 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 def entries(preset: str) -> list[Attack]:
     """The preset, "strong" at the smallest budget: made by `cheap` or scaled, nothing takes long."""
     return preset_attacks(preset, 1e-3 if preset == "strong" else 1.0)
+
+
+def known_target(n: int = 2) -> Target:
+    """The defended digits net, and surrogates of all names that entries ask for."""
+    target = digits_target(defended(), n)
+    (net,) = target.surrogates.values()
+    return replace(target, surrogates=dict.fromkeys(("surrogate", "undefended", "adversarial"), net))
 
 
 def block(monkeypatch: pytest.MonkeyPatch, toolkit: str) -> None:
@@ -136,7 +144,7 @@ def test_an_unknown_preset_lists_the_known_ones(preset: str) -> None:
 @every_entry
 def test_an_entry_runs_or_says_what_it_needs(preset: str, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     attack = preset_attacks(preset)[index]
-    target = digits_target(defended(), 2)
+    target = known_target()
     assert attack.missing(target) is None
     if attack.toolkit in TOOLKITS:
         block(monkeypatch, attack.toolkit)
@@ -154,11 +162,11 @@ def test_an_entry_needs_its_toolkit_and_no_other(
     for toolkit in TOOLKITS:
         if toolkit != attack.toolkit:
             block(monkeypatch, toolkit)
-    assert attack.run(digits_target(defended(), 2)).shape == (2, 1, 8, 8)
+    assert attack.run(known_target()).shape == (2, 1, 8, 8)
     if attack.toolkit in TOOLKITS:
         block(monkeypatch, attack.toolkit)
         with pytest.raises(ImportError):
-            attack.run(digits_target(defended(), 2))
+            attack.run(known_target())
 
 
 def test_without_a_toolkit_the_others_still_count(cheap: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +200,7 @@ def test_what_an_undefended_net_and_no_surrogate_leave_out() -> None:
 
 @every_entry
 def test_an_entry_changes_images_within_the_budget(preset: str, index: int, cheap: None) -> None:
-    target = digits_target(defended(), 4)
+    target = known_target(4)
     clean = target.x.clone()
     attack = entries(preset)[index]
     attacked = target.project(attack.run(target).detach())
@@ -202,9 +210,8 @@ def test_an_entry_changes_images_within_the_budget(preset: str, index: int, chea
     assert bool(torch.isfinite(attacked).all())
     changed = (attacked - clean).abs().flatten(1).amax(1)
     assert float(changed.max()) <= DIGITS_THREAT.eps + 1e-6
-    # these leave an image alone that the net attacked, or a draw, gets wrong as it is: f_a without g most of them
-    least = 1 if attack.method in ("APGD", "APGDT", "Square") else 3
-    assert int((changed > 0.01).sum()) >= least
+    # even images that the net attacked gets wrong as they are, as f_a without g does most of them
+    assert int((changed > 0.01).sum()) >= 3
     assert float(attacked.min()) >= 0
     assert float(attacked.max()) <= 1
 

@@ -48,7 +48,7 @@ COMMANDS = {
         "--data-root",
     ),
     "diagnose": ("--images", "--draws", "--max-iter", "--eot-samples", "--corners", "--check", "--json", "--out"),
-    "report": ("run...", "--out", "--json"),
+    "report": ("run", "--out", "--json"),
     "show": ("--f-b", "--images", "--draws", "--rows", "--seed", "--out", "--download"),
 }
 pytestmark = pytest.mark.usefixtures("elsewhere")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,12 +12,13 @@ import torch
 from art_advtransform.attacks import base
 from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.attacks.art_attacks import black_box_transfer, bpda_unrolled
-from art_advtransform.attacks.base import Attack, Target
+from art_advtransform.attacks.base import Attack, Target, View
 from art_advtransform.attacks.foolbox_attacks import gen_attack
-from art_advtransform.attacks.torchattacks_attacks import auto_pgd
+from art_advtransform.attacks.torchattacks_attacks import auto_pgd, auto_pgd_transfer
 from art_advtransform.config import ThreatModel
 from art_advtransform.unrolled import Tanh
 from tests.models import defended, digits_target, undefended
+from tests.problems import linear_net
 
 
 def test_project() -> None:
@@ -57,3 +59,25 @@ def test_attacks_that_need_something() -> None:
     assert unrolled.missing(digits_target(defended())) is None
     assert transfer.missing(digits_target(undefended(), surrogate=False)) == "needs a surrogate net"
     assert transfer.missing(digits_target(undefended())) is None
+
+
+def test_one_of_several_surrogates() -> None:
+    nets = {name: linear_net(torch.full((2, 4), float(k))) for k, name in enumerate("ab", 1)}
+    x = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    target = Target(undefended(), x, torch.zeros(3).long(), ThreatModel(0.1), 0, nets)
+    for name, net in nets.items():
+        with target.seen(View("surrogates", surrogate=name)) as seen:
+            torch.testing.assert_close(seen(x), net(x).log_softmax(1))
+    absent = auto_pgd_transfer(2, "surrogates", surrogate="c")
+    assert absent.missing(target) == "there is no surrogate called c"
+    assert auto_pgd_transfer(2, "surrogates", surrogate="a").missing(target) is None
+
+
+def test_momentum_goes_on_from_the_best() -> None:
+    target = digits_target(undefended(), 4)
+    best = target.project(target.x + target.threat.eps / 2)
+    still = replace(target, threat=replace(target.threat, eps=1e-9), x=best, best=best, alive=torch.ones(4))
+    attack = replace(momentum_pgd(1), continues=True)
+    torch.testing.assert_close(attack.run(still), best, atol=1e-6, rtol=0)
+    moved = attack.run(replace(target, best=best, alive=torch.ones(4)))
+    assert float((moved - best).abs().max()) <= target.threat.eps / 8 + 1e-6

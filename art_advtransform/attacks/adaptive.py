@@ -22,8 +22,10 @@ def momentum_pgd(max_iter: int = 400, gradient: str | GradientEstimator = "ident
 
     def generate(target: Target, model: DefendedModel) -> Tensor:
         eps, low_high = target.threat.eps, target.threat.clip_values
-        start = random_start(target.x, eps, target.generator(0))
-        x_adv = (target.x + start).clamp(*low_high)
+        if target.best is None:
+            x_adv = (target.x + random_start(target.x, eps, target.generator(0))).clamp(*low_high)
+        else:
+            x_adv = target.best.clone()
         m, total = torch.zeros_like(x_adv), torch.zeros_like(x_adv)
         for t in range(max_iter):
             m = momentum * m + _direction(model, x_adv, target.y)

@@ -38,6 +38,7 @@ class View:
         frozen: one draw of D, the same for every image and call, instead of fresh ones.
         max_iter: steps N of g as the attacker runs it; ``None``: those of the defence.
         uses_g: whether the attack looks at g by itself, too.
+        surrogate: name of the one net of ``"surrogates"`` that is seen; ``None``: all.
     """
 
     model: Seen = "defended"
@@ -46,6 +47,7 @@ class View:
     frozen: bool = False
     max_iter: int | None = None
     uses_g: bool = False
+    surrogate: str | None = None
 
     @property
     def needs_transform(self) -> bool:
@@ -94,7 +96,8 @@ class Target:
             assert self.defended.transform is not None  # Attack.missing says so before
             yield self.bare(self.defended.transform.model)
         elif view.model == "surrogates":
-            yield self.bare(_MeanLogProbabilities(list(self.surrogates.values())))
+            names = self.surrogates if view.surrogate is None else (view.surrogate,)
+            yield self.bare(_MeanLogProbabilities([self.surrogates[name] for name in names]))
         else:
             target = self if view.model == "defended" else self.of_twin()
             model = target.view(view.gradient, view.eot_samples, view.max_iter)
@@ -222,6 +225,8 @@ class Attack:
             return "there is no transform to see through"
         if self.view.model == "surrogates" and not target.surrogates:
             return "needs a surrogate net"
+        if self.view.surrogate is not None and self.view.surrogate not in target.surrogates:
+            return f"there is no surrogate called {self.view.surrogate}"
         if self.view.model == "twin" and target.twin is None:
             return "needs an independent copy of f_a"
         if self.view.gradient == "reparameterized" and target.imitation is None:

@@ -47,7 +47,7 @@ def expectation_pgd(
         loss: "ce": cross-entropy; "margin": the lead of the best other class, capped where a draw is won; "targeted": the same
             towards each of the three wrong classes that are most likely at the start in turn, which costs as much as three.
         gradient: backward rule of g.
-        rule: what the entry's name calls it; ``None``: by ``seen`` and "BPDA-I".
+        rule: what the entry's name calls it; ``None``: by ``seen`` and the name of ``gradient``.
         momenta: see :func:`~art_advtransform.attacks.climbing.climb`.
         eps_steps: first and last step as shares of the budget; between them they fall linearly.
         nb_steps: steps N of g as the attacker differentiates it; ``None``: those of the defence.
@@ -83,7 +83,7 @@ def expectation_pgd(
             climb(keeper, keeper.best, direction, max_iter, momenta=momenta, eps_steps=eps_steps)
         return keeper.best
 
-    rule = ("BPDA-I" if seen in ("defended", "twin") else "transfer") if rule is None else rule
+    rule = _title(seen, gradient) if rule is None else rule
     name = f"{rule}: mean {loss}, PGD-{max_iter}, {eot_samples} {'draw' if eot_samples == 1 else 'draws'}"
     name += "" if tuple(momenta) == (0.0,) else f", momentum {'/'.join(f'{beta:g}' for beta in momenta)}"
     name += "" if nb_steps is None else f", N = {nb_steps}"
@@ -98,6 +98,13 @@ def expectation_pgd(
         cost=first_look + climbs * ((max_iter * eot_samples if seen in ("defended", "twin") else 0) + looks_cost()),
         continues=continues,
     )
+
+
+def _title(seen: Seen, gradient: str | GradientEstimator) -> str:
+    if seen not in ("defended", "twin"):
+        return "transfer"
+    named = gradient if isinstance(gradient, str) else type(gradient).__name__.lower()
+    return "BPDA-I" if named == "identity" else f"BPDA, {named}"
 
 
 def _losses(name: LossName, keeper: Keeper) -> list[Loss]:

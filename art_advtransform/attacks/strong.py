@@ -27,9 +27,8 @@ from art_advtransform.unrolled import Tanh
 def strong(budget: float = 1.0) -> list[Attack]:
     """All stages one after the other; ``budget`` multiplies the steps of every attack (and the queries of black-box ones).
 
-    All entries continue: they see only images that are still right in some draw, and those of this package, but momentum
-    PGD, which draws its start, begin at the strongest result so far. Within a stage the cheap come first, so that the dear
-    have fewer images left.
+    All entries continue: they see only images that are still right in more than a hundredth of the draws, and those of this
+    package begin at the strongest result so far. Within a stage the cheap come first, so that the dear have fewer images left.
 
     Raises:
         ValueError: if ``budget`` is not positive.
@@ -54,6 +53,7 @@ def _transfer(steps: _Steps) -> list[Attack]:
         expectation_pgd(steps(100), 1, loss="ce", momenta=(0.9,), seen="f_b"),
         expectation_pgd(steps(100), 1, loss="ce", momenta=(0.9,), seen="surrogates"),
         momentum_transfer(steps(40), "surrogates", variance=True),
+        *(auto_pgd_transfer(steps(100), "surrogates", surrogate=name) for name in ("undefended", "adversarial")),
         expectation_pgd(steps(200), 1, momenta=(0.9,), seen="twin"),
     ]
 

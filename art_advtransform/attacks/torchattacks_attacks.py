@@ -161,14 +161,18 @@ def momentum_transfer(max_iter: int, seen: Seen, *, variance: bool = False) -> A
     )
 
 
-def auto_pgd_transfer(max_iter: int, seen: Seen, *, targeted: bool = False) -> Attack:
-    """APGD-CE or APGD-T (Croce & Hein 2020, arXiv 2003.01690) on a net without g: where there is no defence, the attack on it."""
-    name = f"{'APGD-T' if targeted else 'APGD-CE'}-{max_iter} on {seen}"
+def auto_pgd_transfer(max_iter: int, seen: Seen, *, targeted: bool = False, surrogate: str | None = None) -> Attack:
+    """APGD-CE or APGD-T (Croce & Hein 2020, arXiv 2003.01690) on a net without g: where there is no defence, the attack on it.
+
+    ``surrogate``: of ``seen`` surrogates that of this name alone.
+    """
+    on = f"the surrogate {surrogate}" if surrogate else seen
+    name = f"{'APGD-T' if targeted else 'APGD-CE'}-{max_iter} on {on}"
     options: dict[str, Any] = {} if targeted else {"loss": "ce"}
     return torchattacks_attack(
         name,
         "APGDT" if targeted else "APGD",
-        View(seen),
+        View(seen, surrogate=surrogate),
         kind="transfer",
         continues=True,
         how=highest_loss,
