@@ -20,6 +20,7 @@ from art_advtransform.options import (
     Eps,
     NetsFolder,
     Seed,
+    counted_by,
     device_of,
     threat_of,
 )
@@ -92,11 +93,15 @@ def evaluate(
     dataset: Dataset = "digits",
     preset: Annotated[str, typer.Option(help="Which attacks: smoke, quick, paper or strong; see --list.")] = "quick",
     images: Annotated[int, typer.Option(help="Test images.", min=1)] = 100,
-    draws: Annotated[int, typer.Option(help="Draws of D that score the worst attacked images.", min=1)] = 100,
-    attack_draws: Annotated[
-        int | None, typer.Option(help="Draws that score each attack; default: as many.", min=1)
+    draws: Annotated[
+        int | None, typer.Option(help="Draws of D that score the worst attacked images; default: the preset's.", min=1)
     ] = None,
-    selection_draws: Annotated[int, typer.Option(help="Other draws, that choose the worst attack.", min=1)] = 20,
+    attack_draws: Annotated[
+        int | None, typer.Option(help="Draws that score each attack; default: the preset's.", min=1)
+    ] = None,
+    selection_draws: Annotated[
+        int | None, typer.Option(help="Others, that choose the worst attack; default: the preset's.", min=1)
+    ] = None,
     budget: Annotated[float, typer.Option(help="Multiplies the steps of the preset strong.")] = 1.0,
     model: Annotated[
         list[str] | None,
@@ -147,9 +152,7 @@ def evaluate(
             about={"dataset": dataset, "command": command_line()},
             device=place,
             seed=seed,
-            nb_draws=draws,
-            nb_attack_draws=attack_draws,
-            nb_selection_draws=selection_draws,
+            **counted_by(preset, draws, attack_draws, selection_draws),
             budget=budget,
             restart=restart,
         )

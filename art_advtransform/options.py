@@ -44,3 +44,17 @@ def device_of(name: str | None) -> torch.device:
     if name is not None or not torch.cuda.is_available():
         return torch.device(name or "cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def counted_by(preset: str, draws: int | None, attack_draws: int | None, selection_draws: int | None) -> dict[str, int]:
+    """How many draws to count by: those given, else the preset's; single attacks are not scored by more than the worst case."""
+    from art_advtransform.attacks.presets import DRAWS
+
+    usual = DRAWS[preset]
+    nb_draws = usual.nb_draws if draws is None else draws
+    return {
+        "nb_draws": nb_draws,
+        "nb_selection_draws": usual.nb_selection_draws if selection_draws is None else selection_draws,
+        "nb_confirmation_draws": usual.nb_confirmation_draws,
+        "nb_attack_draws": min(usual.nb_attack_draws, nb_draws) if attack_draws is None else attack_draws,
+    }

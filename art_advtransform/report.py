@@ -211,8 +211,9 @@ def caption(evaluations: Evaluations) -> str:
     s = next(iter(evaluations.values())).settings
     single = s.get("nb_attack_draws", s["nb_draws"])
     of_attacks = "" if single == s["nb_draws"] else f" (single attacks: {single})"
+    confirmed = f" and confirmed on {s['nb_confirmation_draws']}" if "nb_confirmation_draws" in s else ""
     return (
         f"Accuracy in per cent over {s['nb_images']} images, L-inf budget {s['threat']['eps']:.4g}, mean over "
-        f"{s['nb_draws']} fresh draws of D{of_attacks}; the worst case is chosen on {s['nb_selection_draws']} others; seed "
-        f"{s['seed']}; vote: majority of the draws; any: right in each of {min(single, DRAWS_FOR_ANY)} draws."
+        f"{s['nb_draws']} fresh draws of D{of_attacks}; the worst case is chosen on {s['nb_selection_draws']} others"
+        f"{confirmed}; seed {s['seed']}; vote: majority of the draws; any: right in each of {min(single, DRAWS_FOR_ANY)} draws."
     )

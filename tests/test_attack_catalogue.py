@@ -28,7 +28,7 @@ from art_advtransform.attacks.art_attacks import (
 )
 from art_advtransform.attacks.base import Attack, Kind, Target, from_function
 from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
-from art_advtransform.attacks.presets import PRESETS, preset_attacks
+from art_advtransform.attacks.presets import DRAWS, PRESETS, preset_attacks
 from art_advtransform.attacks.released import released_bpda
 from art_advtransform.attacks.torchattacks_attacks import auto_pgd
 from art_advtransform.evaluation import evaluate
@@ -43,9 +43,9 @@ CHEAP: dict[str, Callable[..., Attack]] = {
     "white_box_transfer": lambda max_iter: white_box_transfer(max_iter // 5),
     "black_box_transfer": lambda max_iter: black_box_transfer(max_iter // 10),
     "bpda_identity": lambda max_iter, eot: bpda_identity(max_iter // 5, max(eot // 5, 1)),
-    "auto_pgd": lambda max_iter, eot: auto_pgd(max_iter // 10, eot // 5),
-    "momentum_pgd": lambda max_iter: momentum_pgd(max_iter // 80),
-    "bpda_unrolled": lambda rule, name, max_iter, eot: bpda_unrolled(rule, name, max_iter // 10, eot),
+    "auto_pgd": lambda max_iter, eot: auto_pgd(max_iter // 10, max(eot // 5, 1)),
+    "momentum_pgd": lambda max_iter: momentum_pgd(max_iter // 20),
+    "bpda_unrolled": lambda rule, name, max_iter, eot: bpda_unrolled(rule, name, max_iter // 5, eot),
     "hop_skip_jump": lambda *full: hop_skip_jump(1, 10, 20),
     "gen_attack": lambda *full: gen_attack(3, 4),
     "automatic_differentiation": lambda max_iter: automatic_differentiation(max_iter // 10),
@@ -55,7 +55,7 @@ CHEAP: dict[str, Callable[..., Attack]] = {
     "average_start": lambda *full: average_start(4, 3),
     "released_bpda": released_bpda,
 }
-LENGTHS = {"smoke": 2, "quick": 9, "paper": 13, "strong": 35}
+LENGTHS = {"smoke": 2, "quick": 6, "paper": 13, "strong": 35}
 ENTRIES = [(preset, index) for preset, length in LENGTHS.items() for index in range(length)]
 
 every_entry = pytest.mark.parametrize(("preset", "index"), ENTRIES)
@@ -126,6 +126,11 @@ def test_quick_is_the_readme_s_table() -> None:
     assert _names_in_the_readme() == [attack.name for attack in preset_attacks("quick")]
 
 
+def test_every_preset_says_by_how_many_draws_it_is_counted() -> None:
+    assert set(DRAWS) == set(PRESETS)
+    assert all(draws.nb_attack_draws <= draws.nb_draws for draws in DRAWS.values())
+
+
 def test_every_kind_of_attacker_is_in_quick() -> None:
     attacks = preset_attacks("quick")
     assert {attack.kind for attack in attacks} == {"white box", "transfer", "black box"}
@@ -189,8 +194,7 @@ def test_what_an_undefended_net_and_no_surrogate_leave_out() -> None:
     left_out = {name: reason for name, reason in reasons.items() if reason is not None}
     assert left_out == {
         "black-box transfer: PGD-40 on a surrogate": "needs a surrogate net",
-        "unrolled BPDA, tanh: PGD-20, EOT 2": "there is no transform to see through",
-        "unrolled BPDA, soft sign: PGD-20, EOT 2": "there is no transform to see through",
+        "unrolled BPDA, tanh: PGD-10, EOT 1": "there is no transform to see through",
     }
     assert all(attack.missing(bare) is None for attack in preset_attacks("smoke"))
 

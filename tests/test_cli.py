@@ -189,9 +189,9 @@ def test_list_shows_the_attacks_and_runs_none(tmp_path: Path) -> None:
     output = run("evaluate", "--preset", "quick", "--list")
     rows = {line.split("│")[1].strip(): line for line in table(output) if line[0] == "│"}
     assert re.search(
-        r"white box.*art: ProjectedGradientDescent.*identity *│ *10 │ fresh *│ *420 │", rows["BPDA-I: PGD-40, EOT 10"]
+        r"white box.*torchattacks: APGD.*identity *│ *4 │ fresh *│ *88 │", rows["BPDA-I: APGD-CE-20, EOT 4"]
     )
-    assert "foolbox: HopSkipJumpAttack" in output
+    assert "foolbox: GenAttack" in output
     assert list(tmp_path.iterdir()) == []
 
 

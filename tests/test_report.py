@@ -99,8 +99,9 @@ def test_caption(nb_draws: int, shown: int) -> None:
 
 
 def test_single_attacks_may_have_fewer_draws() -> None:
-    told = markdown(with_settings(nb_draws=100, nb_attack_draws=8)).splitlines()[-1]
+    told = markdown(with_settings(nb_draws=100, nb_attack_draws=8, nb_confirmation_draws=60)).splitlines()[-1]
     assert "mean over 100 fresh draws of D (single attacks: 8); the worst case" in told
+    assert "is chosen on 3 others and confirmed on 60; seed 5" in told
     assert told.endswith("any: right in each of 8 draws.")
 
 
