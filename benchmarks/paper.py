@@ -1,0 +1,35 @@
+"""Every table and figure of the paper, one after the other, on the same nets.
+
+    python -m benchmarks.paper [--scale digits | cpu | paper]
+
+Takes the options of each. What was killed goes on: nets and evaluations are kept in `runs/`.
+"""
+
+from __future__ import annotations
+
+import runpy
+import time
+
+NAMES = (
+    "table1_external_models",
+    "table2_black_box",
+    "table3_white_box",
+    "table6_tiny_imagenet",
+    "figure3_differences",
+    "figure5_steps",
+    "figure6_eps",
+    "figure8_reparameterisation",
+)
+
+
+def main() -> None:
+    """Run them by the options of this command."""
+    for name in NAMES:
+        begin = time.perf_counter()
+        print(f"== {name}", flush=True)
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+        print(f"== {name}: {time.perf_counter() - begin:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
