@@ -133,9 +133,6 @@ def evaluate_nets(
     for model in chosen.values():
         model(x[:1])  # of another data set: refused before any is attacked
     evaluations: dict[str, Evaluation] = {}
-    if options.get("restart") and Shards().is_main:
-        for old in (out / DIAGNOSIS, out / EXAMPLES):  # of what is thrown away
-            old.unlink(missing_ok=True)
     for name, model in chosen.items():
         evaluations[name] = evaluate(
             model,
@@ -152,6 +149,8 @@ def evaluate_nets(
             about={**(about or {}), "model": name, "nets": nets.names},
             **options,
         )
+    if options.get("restart") and Shards().is_main and DEFENDED in chosen:
+        (out / DIAGNOSIS).unlink(missing_ok=True)  # of what was thrown away
     if Shards().is_main and DEFENDED in chosen:
         _save_examples(chosen[DEFENDED], evaluations[DEFENDED], x, out)
     return evaluations
@@ -184,7 +183,10 @@ def _save_examples(model: DefendedModel, evaluation: Evaluation, x: Tensor, out:
 
 
 # What tables may not mix: settings that all columns of one must share.
-_SHARED = ("threat", "nb_images", "nb_draws", "nb_selection_draws", "nb_attack_draws", "seed", "preset", "budget")
+_SHARED = (
+    *("version", "attack_code", "threat", "nb_images", "seed", "preset", "budget"),
+    *("nb_draws", "nb_selection_draws", "nb_confirmation_draws", "nb_attack_draws"),
+)
 
 
 def load_evaluations(*folders: Path) -> dict[str, Evaluation]:

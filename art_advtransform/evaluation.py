@@ -19,7 +19,7 @@ from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import check_images
 from art_advtransform.plan import CLEAN, WORST, Plan
 from art_advtransform.records import Evaluation, environment
-from art_advtransform.runs import Progress, run_all, worst_case
+from art_advtransform.runs import Progress, attack_code, run_all, worst_case
 from art_advtransform.shards import Shards
 from art_advtransform.store import RunFolder, fingerprint, slug
 
@@ -140,6 +140,8 @@ def evaluate(
         "preset": named,
         "budget": budget,
         "threads": torch.get_num_threads(),
+        "attack_code": attack_code(),
+        "attacks": {attack.name: attack.identity() for attack in attacks},
         "fingerprint": identity,
     }
     settings = json.loads(json.dumps(settings))  # as a record that is read again has them

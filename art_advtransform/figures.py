@@ -100,7 +100,7 @@ def grid_figure(columns: Mapping[str, Tensor], path: str | os.PathLike[str]) -> 
 
 
 def curve_figure(
-    curves: Mapping[str, Sequence[Sequence[float]]],
+    curves: Mapping[str, Sequence[Sequence[float | None]]],
     title: str,
     path: str | os.PathLike[str],
     *,
@@ -114,7 +114,8 @@ def curve_figure(
     figure = _new_figure(4.5, 2.8)
     axes = figure.subplots()
     for name, points in curves.items():
-        axes.plot([p[0] for p in points], [p[1] for p in points], marker="o", markersize=3, label=name)
+        known = [[float("nan") if value is None else value for value in point] for point in points]
+        axes.plot([p[0] for p in known], [p[1] for p in known], marker="o", markersize=3, label=name)
     axes.set_ylabel(title.split(" against ")[0])
     axes.set_xlabel(title.split(" against ")[1] if " against " in title else "")
     axes.grid(alpha=0.3)

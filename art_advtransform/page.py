@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from art_advtransform.counting import Interval
+from art_advtransform.diagnostics import CHECKS
 from art_advtransform.records import AttackResult, Evaluation
 from art_advtransform.report import (
     PUBLISHED,
@@ -129,9 +130,19 @@ def html(
         problems=problems(evaluations),
         pictures={heading: base64.b64encode(path.read_bytes()).decode() for heading, path in pictures.items()},
         verdicts=(diagnosis or {"verdicts": {}})["verdicts"],
+        not_run=", ".join(_not_run(diagnosis)),
         diagnosed=(diagnosis or {"settings": {}})["settings"],
         costs=_costs(evaluations),
         settings={name: json.dumps(e.settings, indent=1) for name, e in evaluations.items()},
+    )
+
+
+def _not_run(diagnosis: dict[str, Any] | None) -> list[str]:
+    """The checks that a diagnosis lacks."""
+    return (
+        []
+        if diagnosis is None
+        else [f"{n}. {name}" for n, (name, _) in CHECKS.items() if str(n) not in diagnosis["verdicts"]]
     )
 
 

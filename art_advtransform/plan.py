@@ -64,7 +64,8 @@ class Plan:
             "sha256": {
                 "images": tensors_sha256([self.x]),
                 "labels": tensors_sha256([self.y]),
-                **{name: network_identity(net) for name, net in self.networks().items()},
+                **{name: network_identity(net) for name, net in self.networks().items() if name != "f_b"},
+                **({} if transform is None else {"f_b": network_identity(transform.model)}),
             },
         }
 

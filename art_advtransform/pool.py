@@ -49,27 +49,19 @@ class Pool:
         return tensors_sha256([self.attacked, self.share])
 
 
-def chosen_attacks(chunks: Mapping[str, Sequence[Chunk]]) -> list[str]:
-    """For every image the name of the attack that the draws for it choose."""
-    names = list(chunks)
-    picked = choose(torch.stack([_share(chunks[name]) for name in names]))
-    return [names[i] for i in picked.tolist()]
-
-
 def progress_of_worst(chunks: Mapping[str, Sequence[Chunk]], y: Tensor) -> dict[str, tuple[int, float]]:
-    """By attack: how many images survived those before it, and the accuracy under the worst case up to it."""
+    """By attack: how many images survived those before it, and the accuracy under the worst case up to it.
+
+    By the draws of single attacks, and without the confirmation of the final choice.
+    """
     told: dict[str, tuple[int, float]] = {}
-    share, right = torch.ones(2, len(y), dtype=torch.float64)
+    shares: list[Tensor] = []
+    scored: list[Tensor] = []
     for name, parts in chunks.items():
-        before = int((share > SURVIVES).sum())
-        found, better = _share(parts), _share(parts) < share
-        if not told:
-            better = torch.ones_like(better)
-        scored = (torch.cat([c.scoring for c in parts]) == y.cpu()[:, None]).double().mean(1)
-        share, right = torch.where(better, found, share), torch.where(better, scored, right)
-        told[name] = (before, float(right.mean()))
+        least = torch.stack(shares).amin(0) if shares else torch.ones(len(y), dtype=torch.float64)
+        shares.append(torch.cat([c.share for c in parts]))
+        scored.append((torch.cat([c.scoring for c in parts]) == y.cpu()[:, None]).double().mean(1))
+        picked = choose(torch.stack(shares))
+        left = torch.stack(scored)[picked, torch.arange(len(y))].mean()
+        told[name] = (int((least > SURVIVES).sum()), float(left))
     return told
-
-
-def _share(parts: Sequence[Chunk]) -> Tensor:
-    return torch.cat([c.share for c in parts])

@@ -80,7 +80,10 @@ def is_randomized(evaluation: Evaluation) -> bool:
 
 
 def has_published(evaluations: Evaluations) -> bool:
-    """Whether the paper gives a number for one of the attacks."""
+    """Whether the paper gives a number for one of the attacks, and this is its data set and budget."""
+    settings = [e.settings for e in evaluations.values()]
+    if not all(s.get("dataset") == "cifar10" and abs(s["threat"]["eps"] - 8 / 255) < 1e-6 for s in settings):
+        return False
     return any(attack.published is not None for e in evaluations.values() for attack in e.attacks)
 
 
@@ -212,8 +215,15 @@ def caption(evaluations: Evaluations) -> str:
     single = s.get("nb_attack_draws", s["nb_draws"])
     of_attacks = "" if single == s["nb_draws"] else f" (single attacks: {single})"
     confirmed = f" and confirmed on {s['nb_confirmation_draws']}" if "nb_confirmation_draws" in s else ""
+    known = [name for name, e in evaluations.items() if e.settings.get("fixed_draw", False)]
+    fixed = (
+        f"; {', '.join(known)}: one D for every {s.get('chunk_size')} images, and intervals for these D"
+        if known
+        else ""
+    )
     return (
         f"Accuracy in per cent over {s['nb_images']} images, L-inf budget {s['threat']['eps']:.4g}, mean over "
         f"{s['nb_draws']} fresh draws of D{of_attacks}; the worst case is chosen on {s['nb_selection_draws']} others"
-        f"{confirmed}; seed {s['seed']}; vote: majority of the draws; any: right in each of {min(single, DRAWS_FOR_ANY)} draws."
+        f"{confirmed}; seed {s['seed']}; vote: majority of the draws; any: right in each of "
+        f"{min(s['nb_draws'], DRAWS_FOR_ANY)} draws{fixed}."
     )

@@ -14,9 +14,17 @@ import torch
 from torch import Tensor
 
 from art_advtransform.attacks.base import Attack
-from art_advtransform.counting import CONFIRMATION, SCORING, SELECTION, count, predictions, shares_and_leads
+from art_advtransform.counting import (
+    CONFIRMATION,
+    DRAWS_FOR_ANY,
+    SCORING,
+    SELECTION,
+    count,
+    predictions,
+    shares_and_leads,
+)
 from art_advtransform.plan import CLEAN, WORST, Plan
-from art_advtransform.pool import Pool, chosen_attacks, progress_of_worst
+from art_advtransform.pool import Pool, progress_of_worst
 from art_advtransform.randomness import global_seed
 from art_advtransform.records import AttackResult
 from art_advtransform.shards import Shards
@@ -56,11 +64,13 @@ def run_all(
 
 
 def _filled(made: list[tuple[int, Chunk | str]], clean: list[Chunk], plan: Plan) -> list[Chunk]:
-    """The chunks in order; where the attack failed, the clean images, so that what it found elsewhere still counts."""
+    """The chunks in order; where the attack failed, the clean images as the worst choice, since elsewhere it still counts."""
     whole = []
     for number, (_, outcome) in enumerate(sorted(made, key=_first)):
         if isinstance(outcome, str):
-            outcome = replace(clean[number], scoring=clean[number].scoring[:, : plan.nb_attack_draws])
+            found = clean[number]
+            scoring, never = found.scoring[:, : plan.nb_attack_draws], torch.full_like(found.share, torch.inf)
+            outcome = replace(found, scoring=scoring, share=never)
         whole.append(outcome)
     return whole
 
@@ -108,9 +118,12 @@ def _my_chunks(
 
 @cache
 def attack_code() -> str:
-    """sha256 of the sources that an attack's result hangs on: a name does not tell that an attack was mended."""
+    """sha256 of the sources that an attack's result hangs on, its counting included: a name does not tell that it was mended."""
     package = Path(__file__).parent
-    below = ("transform", "frozen", "backward", "unrolled", "gradients", "smoothing", "layer", "defended")
+    below = (
+        *("config", "randomness", "transform", "frozen", "backward", "unrolled", "gradients", "smoothing", "layer"),
+        *("defended", "adapters/foolbox_model", "counting", "plan", "pool", "runs"),
+    )
     sources = [*sorted(package.glob("attacks/*.py")), *(package / f"{name}.py" for name in below)]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
@@ -180,23 +193,20 @@ def _chosen_by(plan: Plan, images: Tensor, indices: list[int]) -> tuple[Tensor, 
     shares, leads = shares_and_leads(plan.defended, images, y, draws, plan.seed, SELECTION, indices)
     won = torch.nonzero((shares * draws).round() <= 1).flatten()
     if len(won) and plan.defended.randomized:
-        there = won.to(images.device)
-        shares[won], leads[won] = shares_and_leads(
-            plan.defended,
-            images[there],
-            y[there],
-            plan.nb_confirmation_draws,
-            plan.seed,
-            CONFIRMATION,
-            [indices[i] for i in won.tolist()],
-        )
+        shares[won], leads[won] = _confirmed(plan, images[won.to(images.device)], [indices[i] for i in won.tolist()])
     return shares, leads
+
+
+def _confirmed(plan: Plan, images: Tensor, indices: list[int]) -> tuple[Tensor, Tensor]:
+    """Shares and leads over the draws that confirm."""
+    y, draws = plan.y[indices], plan.nb_confirmation_draws
+    return shares_and_leads(plan.defended, images, y, draws, plan.seed, CONFIRMATION, indices)
 
 
 def _result(plan: Plan, attack: Attack, chunks: list[Chunk]) -> AttackResult:
     scoring = torch.cat([c.scoring for c in chunks]).to(plan.y.device)
     pairs = zip(chunks, plan.x.split(plan.chunk_size), strict=True)
-    return AttackResult.counted(
+    result = AttackResult.counted(
         attack.name,
         attack.kind,
         attack.toolkit,
@@ -208,34 +218,72 @@ def _result(plan: Plan, attack: Attack, chunks: list[Chunk]) -> AttackResult:
         nb_nan=sum(c.nb_nan for c in chunks),
         max_distance=max(float((c.attacked.to(x) - x).abs().max()) for c, x in pairs),
     )
+    if scoring.shape[1] < min(
+        plan.nb_draws, DRAWS_FOR_ANY
+    ):  # "any" over fewer draws than that of the others is no such number
+        result = replace(result, any=None)
+    return result
 
 
 def worst_case(
     plan: Plan, chunks: dict[str, list[Chunk]], folder: RunFolder, shards: Shards
 ) -> tuple[AttackResult, list[str]]:
-    """Per image the worst attack, chosen on the selection draws, scored on all the scoring draws; and its name."""
-    names = chosen_attacks(chunks)
-    made = []
-    for first in shards.mine(plan.firsts()):
-        rows = enumerate(names[first : first + plan.chunk_size])
-        picked = [(chunks[name][first // plan.chunk_size], i) for i, name in rows]
-        if plan.nb_attack_draws == plan.nb_draws:  # they have been scored by all draws
-            made.append((first, torch.stack([chunk.scoring[i] for chunk, i in picked])))
+    """Per image the worst attack, chosen and confirmed on draws that don't score, scored on all that do; and its name."""
+    names, made = list(chunks), []
+    strongest_first = torch.stack([torch.cat([c.share for c in parts]) for parts in chunks.values()]).mean(1).argsort()
+    for number, first in enumerate(plan.firsts()):
+        if first not in shards.mine(plan.firsts()):
             continue
-        best = Pool(
-            torch.stack([chunk.attacked[i] for chunk, i in picked]),
-            torch.stack([chunk.share[i] for chunk, i in picked]),
-            torch.stack([chunk.lead[i] for chunk, i in picked]),
-            torch.empty(0),
-        )
-        make = partial(_scored, plan, best, first)
-        made.append((first, folder.get(WORST, first, make, tensors_sha256([best.attacked])).scoring))
-    scoring = torch.cat([part for _, part in sorted(shards.everyones(made), key=_first)]).to(plan.y.device)
-    return AttackResult.counted(WORST, "worst case", "all", count(scoring, plan.y, plan.seed)), names
+        candidates = [chunks[names[i]][number] for i in strongest_first.tolist()]
+        depends = tensors_sha256([tensor for c in candidates for tensor in (c.attacked, c.share)])
+        found = folder.get(WORST, first, partial(_worst_of, plan, candidates, first), depends)
+        made.append((first, (found.scoring, _makers(found, [chunks[name][number] for name in names]))))
+    parts = [part for _, part in sorted(shards.everyones(made), key=_first)]
+    scoring = torch.cat([scored for scored, _ in parts]).to(plan.y.device)
+    chosen = [names[i] for _, makers in parts for i in makers]
+    return AttackResult.counted(WORST, "worst case", "all", count(scoring, plan.y, plan.seed)), chosen
 
 
-def _scored(plan: Plan, best: Pool, first: int) -> Chunk:
+def _makers(found: Chunk, candidates: list[Chunk]) -> list[int]:
+    """For every image the number of the first candidate that made it."""
+    same = torch.stack([(c.attacked == found.attacked).flatten(1).all(1) & c.share.isfinite() for c in candidates])
+    makers: list[int] = same.int().argmax(0).tolist()
+    return makers
+
+
+def _worst_of(plan: Plan, candidates: list[Chunk], first: int) -> Chunk:
+    """The candidate that is right least often for each image, among equals the first; scored by all draws."""
     begin = time.perf_counter()
+    shares = torch.stack([c.share for c in candidates])
+    rows = torch.arange(shares.shape[1])
     with plan.draws(first):
-        scoring = predictions(plan.defended, best.attacked.to(plan.x), plan.nb_draws, plan.seed, SCORING, first)
-    return Chunk(best.attacked, best.share, best.lead, scoring.cpu(), 0, 0, time.perf_counter() - begin)
+        if plan.defended.randomized:
+            _confirm_the_least(plan, candidates, shares, first)
+        best = shares.argmin(0)
+        attacked, share, lead = (
+            torch.stack([getattr(candidates[int(k)], name)[i] for i, k in enumerate(best)])
+            for name in ("attacked", "share", "lead")
+        )
+        if plan.nb_attack_draws == plan.nb_draws:  # they have been scored by all
+            scoring = torch.stack([candidates[int(k)].scoring[i] for i, k in enumerate(best)])
+        else:
+            scoring = predictions(plan.defended, attacked.to(plan.x), plan.nb_draws, plan.seed, SCORING, first)
+    share = shares[best, rows]
+    return Chunk(attacked, share, lead, scoring.cpu(), 0, 0, time.perf_counter() - begin)
+
+
+def _confirm_the_least(plan: Plan, candidates: list[Chunk], shares: Tensor, first: int) -> None:
+    """Replace shares over a few draws by those over many, until for every image the least is one over many.
+
+    Among many attacks the least share over a few draws is that of the luckiest.
+    """
+    few = plan.nb_selection_draws
+    confirmed = (shares * few).round() <= 1  # when they were judged
+    while True:
+        best = shares.argmin(0)
+        rows = torch.nonzero(~confirmed[best, torch.arange(len(best))]).flatten()
+        if len(rows) == 0:
+            return
+        images = torch.stack([candidates[int(best[i])].attacked[i] for i in rows]).to(plan.x)
+        shares[best[rows], rows] = _confirmed(plan, images, [first + i for i in rows.tolist()])[0]
+        confirmed[best[rows], rows] = True

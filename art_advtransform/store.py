@@ -106,8 +106,8 @@ class RunFolder:
                     )
                     return None
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
-            if tensors_sha256(tensors.values()) != meta["sha256"]:
-                raise ValueError("its tensors are not those that were written")
+            if _sha256(tensors, meta) != meta["sha256"]:
+                raise ValueError("it is not what was written")
             return Chunk(
                 **tensors,
                 forward=int(meta["forward"]),
@@ -122,11 +122,17 @@ class RunFolder:
     def _save(self, path: Path, made_by: dict[str, str], chunk: Chunk) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: getattr(chunk, name).cpu().contiguous() for name in _TENSORS}
-        metadata = {name: str(getattr(chunk, name)) for name in ("forward", "backward", "seconds", "nb_nan")}
-        metadata["sha256"] = tensors_sha256(tensors.values())
+        metadata = {name: str(getattr(chunk, name)) for name in _NUMBERS}
+        metadata["sha256"] = _sha256(tensors, metadata)
         scratch = path.with_suffix(".partial")
         save_file(tensors, scratch, metadata={**metadata, **made_by})
         scratch.replace(path)
+
+
+def _sha256(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """Of all that a chunk has."""
+    numbers = " ".join(metadata[name] for name in _NUMBERS)
+    return hashlib.sha256(f"{tensors_sha256(tensors.values())} {numbers}".encode()).hexdigest()
 
 
 def read_attacked(folder: Path, attack: str, chunk_size: int, image: int) -> Tensor:
@@ -189,8 +195,9 @@ def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     return ", ".join([*told, *(f"other {name}" for name in tensors)])
 
 
+_NUMBERS = ("forward", "backward", "seconds", "nb_nan")
 _TENSORS = ("attacked", "share", "lead", "scoring")
 # What may differ between sittings of a run.
-_OF_A_SITTING = ("command", "threads", "preset", "budget")
+_OF_A_SITTING = ("command", "threads", "preset", "budget", "attack_code", "attacks")
 # What says nothing to a reader.
 _INCIDENTAL = ("fingerprint", "nets", *_OF_A_SITTING)

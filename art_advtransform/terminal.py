@@ -20,10 +20,11 @@ from art_advtransform.attacks.base import Attack
 from art_advtransform.attacks.identity import network_identity
 from art_advtransform.diagnostics import CHECKS, Case, Verdict
 from art_advtransform.page import DIAGNOSIS, read_diagnosis, save_report
-from art_advtransform.records import Evaluation
+from art_advtransform.records import Evaluation, environment
 from art_advtransform.report import numbers, problems, terminal_table
+from art_advtransform.runs import attack_code
 from art_advtransform.shards import Shards
-from art_advtransform.store import write_json
+from art_advtransform.store import tensors_sha256, write_json
 
 console = Console()
 
@@ -102,7 +103,8 @@ def show_verdicts(
     verdicts: Mapping[int, Verdict], case: Case, about: Mapping[str, Any], out: Path, *, as_json: bool
 ) -> bool:
     """Print the verdicts, add them to ``diagnosis.json``; whether none failed."""
-    networks = {"f_a": case.defended.classifier, "f_b": case.defended.transform}
+    transform = case.defended.transform
+    networks = {"f_a": case.defended.classifier, "f_b": None if transform is None else transform.model}
     settings = {
         **about,
         "nb_images": len(case.x),
@@ -111,6 +113,9 @@ def show_verdicts(
             name: getattr(case, name)
             for name in ("seed", "nb_draws", "max_iter", "eot_samples", "nb_corners", "nb_queries")
         },
+        "attack_code": attack_code(),
+        **environment(case.x.device),
+        "images": tensors_sha256([case.x, case.y]),
         "sha256": {name: network_identity(net) for name, net in networks.items() if net is not None},
     }
     named: dict[str, Any] = {str(n): {"name": CHECKS[n][0], **asdict(found)} for n, found in verdicts.items()}
@@ -142,5 +147,9 @@ def _earlier(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         found = read_diagnosis(path.parent)
     except ValueError:
         return {}
-    same = found is not None and all(found["settings"].get(k) == v for k, v in settings.items() if k != "command")
-    return dict(found["verdicts"]) if found is not None and same else {}
+    if found is None:
+        return {}
+    if any(found["settings"].get(k) != v for k, v in settings.items() if k != "command"):
+        console.print(f"{path} was of other settings: its verdicts are replaced", soft_wrap=True)
+        return {}
+    return dict(found["verdicts"])

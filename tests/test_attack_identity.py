@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -138,3 +144,106 @@ def test_a_changed_attack_of_the_same_name_is_run_again(tmp_path: Any) -> None:
     other = run(preset=[from_function("mine", by(-0.03))], out=tmp_path)
     assert other.attacks[0].per_image == run(preset=[from_function("mine", by(-0.03))]).attacks[0].per_image
     assert other.attacks[0].per_image != first.attacks[0].per_image
+
+
+# ---- what a look at the code alone would miss
+
+
+def over(things: object) -> Function:
+    return lambda x, y: x + len(str(things))
+
+
+NET, TABLE = toy_net(), {"size": 0.03}
+
+
+def with_global_net(x: Tensor, y: Tensor) -> Tensor:
+    logits: Tensor = NET(x)
+    return logits + TABLE["size"]
+
+
+class Shifted(nn.Module):
+    """Structure and weights don't tell its attributes."""
+
+    def __init__(self, by: object) -> None:
+        super().__init__()
+        self.net, self.by, self.calls = toy_net(), by, 0
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.seen.append(x)
+        logits: Tensor = self.net(x)
+        return logits + float(str(self.by) == "1")
+
+
+class Other(Shifted):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
+HELD: dict[str, tuple[object, object]] = {
+    "nets in a list": ([toy_net()], [toy_net(1)]),
+    "tensors in a list": ([torch.zeros(2)], [torch.ones(2)]),
+    "a dict in a list": ([{"a": 1}], [{"a": 2}]),
+    "a large array": (np.arange(5000), np.arange(5000) + (np.arange(5000) == 2500)),
+    "the ninth digit": (np.array([0.123456789]), np.array([0.123456788])),
+    "a generator": (np.random.default_rng(0), np.random.default_rng(1)),
+    "a generator of torch": (torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)),
+    "a set": ({"a", "b"}, {"a", "c"}),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_what_a_closure_holds_counts(name: str) -> None:
+    one, other = HELD[name]
+    assert identity(over(one)) == identity(over(copy.deepcopy(one)))
+    assert identity(over(one)) != identity(over(other))
+
+
+def test_nets_and_tables_among_the_globals_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {identity(with_global_net)}
+    monkeypatch.setitem(TABLE, "size", 0.04)
+    found.add(identity(with_global_net))
+    monkeypatch.setattr(f"{__name__}.NET", toy_net(1))
+    found.add(identity(with_global_net))
+    assert len(found) == 3
+
+
+def test_attributes_and_code_of_networks_count() -> None:
+    made = [Shifted(1), Shifted(2), Shifted(by(1)), Shifted(by(2)), Other(1)]
+    assert len({network_identity(net) for net in made}) == len(made)
+    net = Shifted(1)
+    before = network_identity(net)
+    net.train(not net.training)
+    net(torch.rand(2, 2, 6, 6))
+    net.net.zero_grad()
+    assert net.calls == len(net.seen) == 1
+    net.net.train(not net.net.training)
+    assert identity(net) == network_identity(net) == network_identity(net) != network_identity(Shifted(3))
+    quiet = Shifted(1).eval()
+    before = network_identity(quiet)
+    quiet(torch.rand(2, 2, 6, 6))
+    assert network_identity(quiet) == before
+    quiet.register_buffer("mean", torch.zeros(1), persistent=False)
+    buffered = network_identity(quiet)
+    quiet.get_buffer("mean").add_(1)
+    assert len({before, buffered, network_identity(quiet)}) == 3
+
+
+def test_it_is_the_same_in_another_process(tmp_path: Any) -> None:
+    script = tmp_path / "one.py"
+    script.write_text(
+        "import numpy as np, torch\n"
+        "from art_advtransform.attacks.identity import identity\n"
+        "from art_advtransform.attacks.presets import PRESETS\n"
+        "rng, names = np.random.default_rng(0), {'a', 'b', 'c', (1, 2), 'long name'}\n"
+        "def attack(x, y):\n"
+        "    return x + rng.normal() + len(names)\n"
+        "print(identity(attack), *(a.identity() for make in PRESETS.values() for a in make()))\n"
+    )
+    found = set()
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
+        found.add(done.stdout)
+    assert len(found) == 1

@@ -154,7 +154,7 @@ def test_evaluate_goes_on_where_it_was(
     assert table(run(*EVALUATE, "--out", "results")) == first
     assert attacked == []
     chunks = {name: stat for name, stat in before.items() if "chunks" in name}
-    assert len(chunks) == 12
+    assert len(chunks) == 16
     assert chunks.items() <= files(tmp_path / "results").items()
     # what is missing, and only that, is made again
     (lost,) = (tmp_path / "results" / "defended" / "chunks").glob("bpda*")

@@ -12,9 +12,11 @@ from torch import Tensor
 from art_advtransform import runs
 from art_advtransform.attacks.base import Attack, Target
 from art_advtransform.attacks.presets import PRESETS
+from art_advtransform.config import ThreatModel
 from art_advtransform.counting import SCORING, predictions
 from art_advtransform.defended import DefendedModel
 from art_advtransform.plan import Plan
+from art_advtransform.store import Chunk
 from tests.evaluations import darker, drifting, run, timeless
 from tests.models import fake_attack
 from tests.problems import linear_net
@@ -150,3 +152,18 @@ def test_what_looks_won_is_confirmed_by_other_draws(monkeypatch: pytest.MonkeyPa
     alive.clear()
     run(flicker(1.0), x, y, chunk_size=40, nb_confirmation_draws=400)
     assert alive == []
+
+
+def test_the_least_share_is_one_over_many_draws() -> None:
+    # thirty images as good as one another, made by "attacks" that return constants: right in a fifth of the draws
+    x, y = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.int64)
+    plan = Plan(
+        flicker(0.8), x, y, ThreatModel(0.1), 0, 10, 5, 400, 10, False, {}, None, None, 1
+    )  # fmt: skip
+    few = torch.linspace(0.4, 1.0, 30, dtype=torch.float64)
+    candidates = [Chunk(x, share[None], torch.zeros(1), torch.zeros(1, 10).long(), 0, 0, 0.0) for share in few]
+    found = runs._worst_of(plan, candidates, 0)
+    # not the lucky 0.4
+    assert float(found.share) == pytest.approx(0.2, abs=0.06)
+    exact = runs._worst_of(replace(plan, defended=BRIGHT), candidates, 0)
+    assert float(exact.share) == pytest.approx(0.4)  # nothing to confirm where there are no draws

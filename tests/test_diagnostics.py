@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,7 +21,9 @@ from art_advtransform.diagnostics import CHECKS, Case, diagnose, faults
 from art_advtransform.diagnostics.paths import Path, eot_pgd
 from art_advtransform.gradients import GRADIENTS
 from art_advtransform.layer import LLPGDTransform
+from art_advtransform.page import DIAGNOSIS
 from art_advtransform.pretrained import load_pretrained
+from art_advtransform.terminal import show_verdicts
 from tests.evaluations import Coin, drifting
 from tests.models import defended, digits_target, global_state_untouched, undefended
 
@@ -137,13 +141,55 @@ def test_what_autoattack_would_say_of_what_a_model_hides(change: Callable[[nn.Mo
     assert status(digits_case(wrapped(change)), 19) == "fail"
 
 
+def not_a_number(net: nn.Module, x: Tensor) -> Tensor:
+    logits: Tensor = net(x)
+    return logits * torch.nan
+
+
+def test_what_fails_on_nan_is_still_written(tmp_path: pathlib.Path) -> None:
+    case = digits_case(wrapped(not_a_number))
+    found = diagnose(case, [1, 7])
+    assert found[7].status == "fail"
+    show_verdicts(found, case, {}, tmp_path, as_json=False)
+    record = json.loads((tmp_path / DIAGNOSIS).read_text())
+    assert record["verdicts"]["7"]["figures"]["rise"] is None
+    assert status(digits_case(max_iter=1), 7) == "not applicable"
+
+
+class Jittery(nn.Module):
+    """Draws for itself, and says so."""
+
+    randomized = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = load_pretrained("digits/undefended")
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x + 0.05 * torch.randn(x.shape))
+        return logits
+
+
+def test_a_net_that_draws_for_itself_is_no_fault() -> None:
+    case = digits_case(DefendedModel(Jittery(), None).eval())
+    found = []
+    for k in range(2):
+        torch.manual_seed(k)
+        with global_state_untouched():
+            found.append(diagnose(replace(case, _path=None), [1, 12])[1])
+    assert found[0] == found[1]
+    assert found[0].status == "pass"
+
+
 def test_gradients_of_a_coin_do_not_agree() -> None:
     x = torch.rand(8, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     case = Case(drifting(Coin()), x, torch.arange(8) % 2, ThreatModel(0.1), **FEW)
     found = diagnose(case, [5, 12])
     assert [verdict.status for verdict in found.values()] == ["fail", "fail"]
     assert [draws for draws, _ in found[12].curves["cosine against EOT draws"]] == [1, 2, 4, 8]
-    assert abs(found[12].figures["cosine"]) < 0.5
+    cosine = found[12].figures["cosine"]
+    assert cosine is not None
+    assert abs(cosine) < 0.5
 
 
 class Doubled(GradientEstimator):

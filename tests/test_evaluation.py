@@ -57,7 +57,7 @@ def test_known_answer(behind_g: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.clean.per_image == [1, 1, 1, 1, 1, 1, 1, 0]
     assert [a.per_image for a in result.attacks] == [[0, 0, 0, 1, 1, 1, 1, 1], [1, 1, 0, 0, 1, 1, 1, 1]]
     assert result.worst.per_image == [0, 0, 0, 0, 1, 1, 1, 0]
-    assert result.chosen == ["first"] * 3 + ["second"] + ["first"] * 3 + ["no attack"]
+    assert result.chosen == ["first"] * 3 + ["second"] + ["no attack"] * 4
     assert [mean(r) for r in (result.clean, *result.attacks, result.worst)] == [7 / 8, 5 / 8, 6 / 8, 3 / 8]
     for r in (result.clean, *result.attacks, result.worst):
         assert r.mean == r.majority == r.any  # the draws agree

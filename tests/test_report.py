@@ -102,7 +102,10 @@ def test_single_attacks_may_have_fewer_draws() -> None:
     told = markdown(with_settings(nb_draws=100, nb_attack_draws=8, nb_confirmation_draws=60)).splitlines()[-1]
     assert "mean over 100 fresh draws of D (single attacks: 8); the worst case" in told
     assert "is chosen on 3 others and confirmed on 60; seed 5" in told
-    assert told.endswith("any: right in each of 8 draws.")
+    assert told.endswith("any: right in each of 10 draws.")
+    made = with_settings(fixed_draw=True, chunk_size=50)
+    told = markdown({"known D": made["plain"]}).splitlines()[-1]
+    assert told.endswith("; known D: one D for every 50 images, and intervals for these D.")
 
 
 def test_nan_is_told() -> None:
@@ -126,6 +129,9 @@ def test_the_paper_s_numbers_stand_beside_ours(tmp_path: Path) -> None:
     made = by_hand()
     behind = made["behind g"]
     made["behind g"] = replace(behind, attacks=[replace(behind.attacks[0], published=0.805), *behind.attacks[1:]])
+    assert "the paper" not in markdown(made)  # of another data set
+    right = {"dataset": "cifar10", "threat": {"eps": 8 / 255}}
+    made = {name: replace(e, settings={**e.settings, **right}) for name, e in made.items()}
     table = markdown(made).splitlines()
     assert table[0].endswith("| the paper's, defended |")
     assert [line.split(" | ")[-1] for line in table[2:5]] == ["- |", "80.5 |", "- |"]

@@ -55,13 +55,13 @@ def test_the_worst_case_is_kept_and_goes_with_what_it_was_made_of(
     options: dict[str, Any] = {"preset": [by(0.05)], "nb_attack_draws": 3, "out": tmp_path}
     first = run(**options)
     scored: list[int] = []
-    original = runs._scored
+    original = runs._worst_of
 
     def spy(*given: Any) -> Chunk:
         scored.append(given[-1])
         return original(*given)
 
-    monkeypatch.setattr(runs, "_scored", spy)
+    monkeypatch.setattr(runs, "_worst_of", spy)
     assert timeless(run(**options)) == timeless(first)
     assert scored == []
     run(**options | {"preset": [by(0.05), by(0.1)]})
@@ -106,7 +106,7 @@ def test_what_is_left_never_rises_but_for_draws() -> None:
     result = run(preset=mine, nb_selection_draws=50, nb_draws=50)
     left = [a.remaining for a in result.attacks]
     assert all(a is not None and b is not None and b <= a + 0.05 for a, b in pairwise(left))
-    assert left[-1] == pytest.approx(mean(result.worst), abs=0.02)  # among equals it may choose another
+    assert left[-1] == pytest.approx(mean(result.worst), abs=0.06)  # which is chosen on more draws
 
 
 # ---- the preset
@@ -162,6 +162,25 @@ def test_models_to_choose_and_the_surrogates_of_each(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
     assert set(nets.surrogates(DEFENDED)) == set(nets.surrogates(FIXED)) == {"surrogate", UNDEFENDED, ADVERSARIAL}
     assert set(nets.surrogates(UNDEFENDED)) == {"surrogate", ADVERSARIAL}
+
+
+def test_an_attack_that_fails_on_the_first_images_leaves_a_report(tmp_path: Path) -> None:
+    nets, data = Nets.load("digits"), load_dataset("digits", "test").sample(8)
+
+    def flaky(target: Target, model: DefendedModel) -> torch.Tensor:
+        if torch.equal(target.x[0], data.x[0]):
+            raise RuntimeError("no gradient")
+        return target.x - 0.05
+
+    found = evaluate_nets(
+        nets, data, DIGITS_THREAT, tmp_path, models=[DEFENDED], preset=[Attack("flaky", flaky)], chunk_size=4,
+        nb_draws=4, nb_selection_draws=2, nb_confirmation_draws=3,
+    )[DEFENDED]  # fmt: skip
+    assert found.chosen[:4] == ["no attack"] * 4
+    assert set(found.chosen[4:]) <= {"no attack", "flaky"}
+    assert (tmp_path / "examples.safetensors").exists()
+    assert found.missing == ["flaky"]
+    assert found.attacks[0].remaining is None
 
 
 def test_a_twin_is_handed_to_the_attacks_and_into_the_record() -> None:

@@ -63,11 +63,17 @@ def _flip_a_bit(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize("damage", [_truncate, _rubbish, _empty, _flip_a_bit])
+def _flip_a_digit(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b'"forward":"40"', b'"forward":"41"'))
+
+
+@pytest.mark.parametrize("damage", [_truncate, _rubbish, _empty, _flip_a_bit, _flip_a_digit])
 def test_a_damaged_chunk_is_made_again(damage: Callable[[Path], None], tmp_path: Path) -> None:
     store = RunFolder(tmp_path, "f")
     store.get("A", 0, chunk)
+    before = (tmp_path / "chunks" / "a-00000.safetensors").read_bytes()
     damage(tmp_path / "chunks" / "a-00000.safetensors")
+    assert (tmp_path / "chunks" / "a-00000.safetensors").read_bytes() != before
     assert same(store.get("A", 0, lambda: chunk(1)), chunk(1))
     assert same(store.get("A", 0, never), chunk(1))
 

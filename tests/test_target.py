@@ -69,7 +69,8 @@ def test_one_of_several_surrogates() -> None:
         with target.seen(View("surrogates", surrogate=name)) as seen:
             torch.testing.assert_close(seen(x), net(x).log_softmax(1))
     absent = auto_pgd_transfer(2, "surrogates", surrogate="c")
-    assert absent.missing(target) == "there is no surrogate called c"
+    assert absent.missing(target) == "there is no g to transfer through: f_a itself is attacked"
+    assert absent.missing(replace(digits_target(defended()), surrogates=nets)) == "needs a surrogate called c"
     assert auto_pgd_transfer(2, "surrogates", surrogate="a").missing(target) is None
 
 

@@ -123,9 +123,9 @@ class Target:
         return view.eval()
 
     def of_twin(self) -> Target:
-        """The same images in front of f_a'(g(.))."""
+        """The same images in front of f_a'(g(.)), whose passes are not those of the model."""
         assert self.twin is not None  # Attack.missing says so before
-        return replace(self, defended=self.defended.view(classifier=self.twin))
+        return replace(self, defended=self.defended.view(classifier=self.twin), queries=Queries())
 
     def bare(self, model: nn.Module | None = None) -> DefendedModel:
         """f_a alone, or another net alone: what a transfer attack differentiates."""
@@ -226,7 +226,9 @@ class Attack:
         if self.view.model == "surrogates" and not target.surrogates:
             return "needs a surrogate net"
         if self.view.surrogate is not None and self.view.surrogate not in target.surrogates:
-            return f"there is no surrogate called {self.view.surrogate}"
+            if target.defended.transform is None:
+                return "there is no g to transfer through: f_a itself is attacked"
+            return f"needs a surrogate called {self.view.surrogate}"
         if self.view.model == "twin" and target.twin is None:
             return "needs an independent copy of f_a"
         if self.view.gradient == "reparameterized" and target.imitation is None:

@@ -1,28 +1,35 @@
-"""L5: what tells an attack from a changed one of the same name: its code, and the values that its functions hold."""
+"""L5: what tells an attack, or a network, from a changed one of the same name: its code, and the values that it holds."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import random
 import re
+import sys
 from collections.abc import Mapping
 from dis import get_instructions
 from functools import partial
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 # Where an object lies in memory says nothing of it.
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
+_PLAIN = (str, bytes, int, float, complex, ModuleType, BuiltinFunctionType, torch.dtype, torch.device)
+_GENERATORS = (torch.Generator, np.random.Generator, random.Random)
+# What a function that calls these of a list, set or dict keeps there, it has met itself.
+_WRITES = {"append", "extend", "insert", "add", "update", "clear", "pop", "setdefault"}
 
 
 def identity(thing: object) -> str:
-    """sha256 of a function or an object with functions: of bytecode, constants, defaults, closures, and globals of the same module.
+    """sha256 of a function or an object with functions: of bytecode, constants, defaults, closures, and globals.
 
-    What it calls of other modules is not in it, nor what it writes itself (counters, lists of what it met). Two functions of the
-    same identity do the same; the same function may have another under another version of Python.
+    What it calls of the standard library and of installed packages is not in it, nor what it writes itself (counters, lists of
+    what it met). The same function may have another identity under another version of Python.
 
     Example:
         >>> def attack_of(eps):
@@ -32,46 +39,50 @@ def identity(thing: object) -> str:
         >>> identity(attack_of(0.1)) == identity(attack_of(0.2))
         False
     """
-    digest = hashlib.sha256()
-    _add(digest, thing, {})
-    return digest.hexdigest()
+    return _digest(thing, {})
 
 
 def network_identity(net: nn.Module) -> str:
-    """sha256 of a network: its structure as ``repr`` shows it, names, shapes, types and values of parameters and buffers."""
-    digest = hashlib.sha256(_ADDRESS.sub("", repr(net)).encode())
-    for name, tensor in net.state_dict().items():
-        digest.update(name.encode())
-        if isinstance(tensor, Tensor):
-            _add_tensor(digest, tensor)
+    """sha256 of a network: structure as ``repr`` shows it, all parameters and buffers, code and attributes of its modules.
+
+    Not the mode it is in, the state of its generators, nor what its own methods write into it. Of modules of installed packages
+    the code is not in it.
+    """
+    return _digest(net, {})
+
+
+def _digest(thing: object, seen: dict[int, object]) -> str:
+    digest = hashlib.sha256()
+    _add(digest, thing, seen)
     return digest.hexdigest()
 
 
 def _add(digest: Any, thing: object, seen: dict[int, object]) -> None:
     """Feed ``thing``; what refers to itself is fed once."""
     if isinstance(thing, Tensor):
-        _add_tensor(digest, thing)
-    elif thing is None or isinstance(thing, (str, bytes, int, float, complex, type, ModuleType, torch.dtype)):
-        digest.update(f"{type(thing).__name__} {thing!r};".encode())
+        digest.update(str((thing.shape, thing.dtype)).encode())
+        # as bytes: numpy has no bfloat16
+        digest.update(thing.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    elif isinstance(thing, np.ndarray):
+        digest.update(str((thing.shape, thing.dtype)).encode())
+        digest.update(thing.tobytes() if thing.dtype != object else _ADDRESS.sub("", repr(thing)).encode())
+    elif thing is None or isinstance(thing, _PLAIN):
+        shown = thing.__name__ if isinstance(thing, ModuleType) else _ADDRESS.sub("", repr(thing))
+        digest.update(f"{type(thing).__name__} {shown};".encode())
     elif id(thing) in seen:
         digest.update(b"again;")
     else:
         seen[id(thing)] = thing  # kept, so that nothing else gets its id
-        digest.update(type(thing).__qualname__.encode())
-        if isinstance(thing, nn.Module):
-            digest.update(network_identity(thing).encode())
-        else:
-            for part in _parts(thing):
-                _add(digest, part, seen)
+        name = thing if isinstance(thing, type) else type(thing)
+        digest.update(f"{name.__module__}.{name.__qualname__};".encode())
+        for part in _parts(thing):
+            _add(digest, part, seen)
 
 
 def _parts(thing: object) -> list[Any]:
     """What an object is made of."""
     if isinstance(thing, FunctionType):
-        written = _names(thing.__code__)["written"]
-        held = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True)
-        cells = tuple(_contents(cell) for name, cell in held if name not in written)
-        return [thing.__code__, thing.__defaults__, thing.__kwdefaults__, cells, _globals(thing)]
+        return _of_function(thing)
     if isinstance(thing, CodeType):
         return [thing.co_code, thing.co_names, thing.co_varnames, thing.co_consts]
     if isinstance(thing, MethodType):
@@ -79,52 +90,93 @@ def _parts(thing: object) -> list[Any]:
     if isinstance(thing, partial):
         return [thing.func, thing.args, thing.keywords]
     if isinstance(thing, Mapping):
-        return [part for key in sorted(thing, key=repr) for part in (key, thing[key])]
+        keys = sorted(thing, key=lambda key: _digest(key, {}))
+        return [part for key in keys for part in (key, thing[key])]
     if isinstance(thing, (set, frozenset)):
-        return sorted(thing, key=repr)
-    if isinstance(thing, tuple):
+        return sorted(thing, key=lambda part: _digest(part, {}))
+    if isinstance(thing, (list, tuple)):
         return list(thing)
-    if isinstance(thing, list):  # where a function writes down what it meets, it stays the same
-        return [part for part in thing if _stays(part)]
+    if isinstance(thing, _GENERATORS):
+        return [_state(thing)]
+    if isinstance(thing, nn.Module):
+        return _of_module(thing)
+    if isinstance(thing, type):
+        return _methods(thing)
     if dataclasses.is_dataclass(thing):
-        return [getattr(thing, field.name) for field in dataclasses.fields(thing)]
-    called = [type(thing).__call__] if callable(thing) else []
-    state = getattr(thing, "__dict__", None)
-    return [*called, dict(state) if state else _ADDRESS.sub("", repr(thing))]
+        fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
+        return [*_methods(type(thing)), _kept(fields, [])]
+    if _is_foreign(type(thing).__module__):
+        return [_ADDRESS.sub("", repr(thing))]
+    methods = _methods(type(thing))
+    return [*methods, _kept(vars(thing) if hasattr(thing, "__dict__") else {}, methods)]
 
 
-def _stays(part: object) -> bool:
-    parameters = getattr(type(part), "__dataclass_params__", None)
-    return (
-        getattr(parameters, "frozen", False)
-        or part is None
-        or isinstance(part, (str, bytes, int, float, tuple, FunctionType))
-    )
-
-
-def _globals(function: FunctionType) -> dict[str, Any]:
-    """Functions and plain values of its own module that it names; other modules have versions."""
-    found = {}
+def _of_function(function: FunctionType) -> list[Any]:
+    if _is_foreign(function.__module__ or ""):
+        return [f"{function.__module__}.{function.__qualname__}"]
     names = _names(function.__code__)
-    for name in sorted(names["read"] - names["written"] & function.__globals__.keys()):
-        value = function.__globals__[name]
-        own = isinstance(value, FunctionType) and value.__module__ == function.__module__
-        if own or isinstance(value, (str, bytes, int, float, tuple, list, Tensor)):
-            found[name] = value
-    return found
+    held = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    cells = [_contents(cell) for name, cell in held if name not in names["written"]]
+    read = sorted(names["read"] - names["written"] & function.__globals__.keys())
+    found = {name: function.__globals__[name] for name in read if name in function.__globals__}
+    return [function.__code__, function.__defaults__, function.__kwdefaults__, cells, found]
+
+
+def _of_module(net: nn.Module) -> list[Any]:
+    """Of a network: every module's attributes and code beside what ``repr`` shows."""
+    parts: list[Any] = [_ADDRESS.sub("", repr(net)), dict(net.named_parameters()), dict(net.named_buffers())]
+    for name, module in net.named_modules():
+        methods = _methods(type(module))
+        own = {} if _is_foreign(type(module).__module__) else _kept(vars(module), methods)
+        own.pop("training", None)
+        parts += [name, type(module).__qualname__, methods, own]
+    return parts
+
+
+def _methods(of: type) -> list[Any]:
+    """Functions of a class, where it is not an installed package's."""
+    if _is_foreign(of.__module__):
+        return []
+    found = [vars(base) for base in of.__mro__ if not _is_foreign(base.__module__)]
+    return [value for names in found for _, value in sorted(names.items()) if isinstance(value, FunctionType)]
+
+
+def _kept(attributes: Mapping[str, Any], methods: list[Any]) -> dict[str, Any]:
+    """Attributes that no method but ``__init__`` writes, nor draws from; those with an underscore are an object's own business."""
+    written = {
+        step.argval
+        for method in methods
+        if method.__name__ != "__init__"
+        for step in get_instructions(method.__code__)
+        if step.opname in ("STORE_ATTR", "DELETE_ATTR")
+    }
+    written |= {name for method in methods for name in _names(method.__code__)["written"]}
+    own = {k: v for k, v in attributes.items() if not k.startswith("_") and k not in written}
+    return {k: v for k, v in own.items() if not isinstance(v, _GENERATORS)}
 
 
 def _names(code: CodeType) -> dict[str, set[str]]:
     """Names outside it that a function, or one inside it, reads; and those that it writes, which are counters and the like."""
     found = {"read": set(code.co_names) | set(code.co_freevars), "written": set[str]()}
+    before = ""
     for step in get_instructions(code):
-        if step.opname == "STORE_GLOBAL" or (step.opname == "STORE_DEREF" and step.argval in code.co_freevars):
+        outside = step.opname == "STORE_GLOBAL" or (step.opname == "STORE_DEREF" and step.argval in code.co_freevars)
+        if outside:
             found["written"].add(str(step.argval))
+        if step.opname in ("LOAD_METHOD", "LOAD_ATTR") and step.argval in _WRITES:
+            found["written"].add(before)
+        before = str(step.argval)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             for kind, names in _names(constant).items():
                 found[kind] |= names
     return found
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    return generator.bit_generator.state if isinstance(generator, np.random.Generator) else generator.getstate()
 
 
 def _contents(cell: Any) -> object:
@@ -134,7 +186,10 @@ def _contents(cell: Any) -> object:
         return None
 
 
-def _add_tensor(digest: Any, tensor: Tensor) -> None:
-    digest.update(str((tensor.shape, tensor.dtype)).encode())
-    # as bytes: numpy has no bfloat16
-    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+def _is_foreign(module: str) -> bool:
+    """Whether it is of the standard library or of an installed package, whose versions are known, but this one."""
+    top = module.partition(".")[0]
+    if top in ("art_advtransform", "__main__"):
+        return False
+    file = getattr(sys.modules.get(top), "__file__", None) or ""
+    return top in sys.stdlib_module_names or "site-packages" in file or "dist-packages" in file

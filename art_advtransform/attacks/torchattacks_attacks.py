@@ -73,10 +73,12 @@ def highest_loss(attack: Any, x: Tensor, y: Tensor) -> Tensor:
     for target_class in targets:
         attack.target_class = target_class
         for _ in range(attack.n_restarts):
-            of_loss, _, loss, wrong = attack.attack_single_run(x, y)
-            with torch.no_grad():  # a class may change before the cross-entropy is highest
-                right = attack.get_logits(of_loss).argmax(1) == y
-            found = torch.where(right.view(-1, 1, 1, 1), wrong, of_loss)
+            found, was_right, loss, wrong = attack.attack_single_run(x, y)
+            if not attack.model.randomized:  # a class may change before the cross-entropy is highest
+                with torch.no_grad():
+                    right = attack.get_logits(found).argmax(1) == y
+                only_before = right & ~was_right.bool()
+                found = torch.where(only_before.view(-1, 1, 1, 1), wrong, found)
             better = loss > highest
             best = torch.where(better.view(-1, 1, 1, 1), found, best)
             highest = torch.where(better, loss, highest)

@@ -15,8 +15,9 @@ from art_advtransform.diagnostics import (  # noqa: F401 - they register their c
     gradients,
     transformation,
 )
-from art_advtransform.diagnostics.case import CHECKS, Case, Verdict
+from art_advtransform.diagnostics.case import CHECK, CHECKS, Case, Verdict
 from art_advtransform.evaluation import left_as_found
+from art_advtransform.randomness import derived_seed, global_seed
 
 __all__ = ["CHECKS", "Case", "Verdict", "diagnose"]
 
@@ -60,7 +61,8 @@ def diagnose(
             name, function = CHECKS[number]
             if progress is not None:
                 progress(f"{number}. {name}", done, len(wanted))
-            found[number] = function(case)
+            with global_seed(derived_seed(case.seed, CHECK, number)):  # nets and toolkits may draw from global state
+                found[number] = function(case)
         if progress is not None:
             progress("done", len(wanted), len(wanted))
     return found

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from art_advtransform.diagnostics.case import Case, Verdict, check, verdict
+from art_advtransform.diagnostics.case import Case, Verdict, check, finite, not_applicable, verdict
 
 _SHARE = 0.05
 _RISING = 0.05
@@ -39,10 +39,12 @@ def silent_success(case: Case) -> Verdict:
 def convergence(case: Case) -> Verdict:
     """The loss no longer rises over the last fifth of the steps (Pintor et al. 2021, indicator 4)."""
     by_step = case.path.losses.mean(1)
+    if len(by_step) < 3:
+        return not_applicable(f"{len(by_step)} steps have no last fifth")
     part = max(len(by_step) // 10, 1)
     before, last = by_step[-2 * part : -part], by_step[-part:]
-    rise = float((last.mean() - before.mean()) / before.mean().abs().clamp_min(1e-12)) if len(before) else float("inf")
-    curve = [(float(t), float(loss)) for t, loss in enumerate(by_step)]
+    rise = float((last.mean() - before.mean()) / before.mean().abs().clamp_min(1e-12))
+    curve = [(float(t), finite(float(loss))) for t, loss in enumerate(by_step)]
     result = verdict(
         rise <= _RISING,
         f"over the last {part} of {len(by_step)} steps the loss rises by {100 * rise:.1f} % of itself",

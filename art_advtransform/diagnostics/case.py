@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from art_advtransform.diagnostics.paths import Path, PathAttack, eot_pgd
 from art_advtransform.randomness import derived_seed
 
 Status = Literal["pass", "fail", "not applicable"]
-_CHECK = 5  # keeps these draws apart from those of an evaluation with the same seed
+CHECK = 5  # keeps these draws apart from those of an evaluation with the same seed
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,24 @@ class Verdict:
     Attributes:
         status: fail: the evaluation, or the defence, is not to be trusted in this respect.
         reason: one sentence, with the figure.
-        figures: the numbers behind it.
-        curves: points (x, y) by name, for figures.
+        figures: the numbers behind it; ``None`` for NaN and infinity, which JSON has not.
+        curves: points (x, y) by name, for figures, with the same exception.
     """
 
     status: Status
     reason: str
-    figures: dict[str, float] = field(default_factory=dict)
-    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    figures: dict[str, float | None] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[tuple[float, float | None]]] = field(default_factory=dict)
 
 
 def verdict(ok: bool, reason: str, **figures: float) -> Verdict:
     """Pass or fail."""
-    return Verdict("pass" if ok else "fail", reason, {name: float(value) for name, value in figures.items()})
+    return Verdict("pass" if ok else "fail", reason, {name: finite(value) for name, value in figures.items()})
+
+
+def finite(value: float) -> float | None:
+    """``value``, or ``None`` where it is NaN or infinite."""
+    return float(value) if math.isfinite(value) else None
 
 
 def not_applicable(reason: str) -> Verdict:
@@ -90,7 +95,7 @@ class Case:
 
     def target(self, *key: int, model: DefendedModel | None = None, threat: ThreatModel | None = None) -> Target:
         """What an attack is given; ``key`` tells its draws from others'."""
-        seed = derived_seed(self.seed, _CHECK, *key)
+        seed = derived_seed(self.seed, CHECK, *key)
         return Target(
             self.defended if model is None else model,
             self.x.clone(),
@@ -122,7 +127,7 @@ class Case:
         """Share of right draws of every image (n,), over draws that choose (``select``) or draws that score."""
         model = self.defended if model is None else model
         purpose = SELECTION if select else SCORING
-        found = predictions(model, x, self.nb_draws, derived_seed(self.seed, _CHECK), purpose)
+        found = predictions(model, x, self.nb_draws, derived_seed(self.seed, CHECK), purpose)
         return (found == self.y[:, None]).double().mean(1)
 
     def accuracy(self, x: Tensor, model: DefendedModel | None = None) -> float:

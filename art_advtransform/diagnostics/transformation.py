@@ -22,6 +22,12 @@ def clean_accuracy(case: Case) -> Verdict:
     """Mean and deviation over draws; the same image in another batch, under the same D, has the same logits."""
     right = predictions(case.defended, case.x, case.nb_draws, case.seed, SCORING) == case.y[:, None]
     by_draw = right.double().mean(0)
+    if case.defended.draws_itself:
+        return verdict(
+            True,
+            f"clean accuracy {100 * by_draw.mean():.1f} %; f_a draws for itself, by its batch",
+            accuracy=float(by_draw.mean()),
+        )
     with torch.no_grad(), case.defended.frozen(case.seed) as model:
         together = model(case.x)
         alone = torch.cat([model(image[None]) for image in case.x])
