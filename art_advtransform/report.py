@@ -101,15 +101,22 @@ def label(name: str, evaluations: Evaluations) -> str:
 
 
 def problems(evaluations: Evaluations) -> list[str]:
-    """A line for every attack without numbers, with the reason, and for every one that left NaN."""
-    told = []
+    """A line for every attack without numbers, with the reason, and for every one that left NaN.
+
+    Those that a model has nothing of (no g to see through) share a line where they are many.
+    """
+    told: dict[tuple[str, str], list[str]] = {}
     for name, results in rows(evaluations):
         for model, result in results.items():
-            if result.problem:
-                told.append(f"{model}: {name}: {result.problem}")
-            elif result.nb_nan:
-                told.append(f"{model}: {name}: NaN in {result.nb_nan} images, counted with their clean pixels")
-    return told
+            problem = result.problem
+            if result.nb_nan and not problem:
+                problem = f"NaN in {result.nb_nan} images, counted with their clean pixels"
+            if problem:
+                told.setdefault((model, problem if not result.is_missing else f"{problem}\n{name}"), []).append(name)
+    return [
+        f"{model}: {names[0] if len(names) == 1 else f'{len(names)} attacks'}: {problem.partition(chr(10))[0]}"
+        for (model, problem), names in told.items()
+    ]
 
 
 def numbers(evaluations: Evaluations) -> list[dict[str, Any]]:

@@ -67,6 +67,18 @@ def test_problems_are_told() -> None:
     assert problems(made) == ["behind g: B: not run: needs foolbox", "plain: C: failed: ValueError: no start"]
 
 
+def test_attacks_that_a_model_has_nothing_of_share_a_line() -> None:
+    made = {"plain": by_hand()["plain"]}
+    unfit = [AttackResult(name, "white box", "art", "not run: there is no transform to see through") for name in "CDE"]
+    lost = [AttackResult(name, "white box", "art", "failed: x") for name in "FG"]
+    made["plain"] = replace(made["plain"], attacks=[*unfit, *lost])
+    assert problems(made) == [
+        "plain: 3 attacks: not run: there is no transform to see through",
+        "plain: F: failed: x",
+        "plain: G: failed: x",
+    ]
+
+
 # ---- Markdown
 
 
