@@ -76,7 +76,8 @@ SMALL: dict[str, Callable[[], Attack]] = {
 # their gradients, if any, are not those of the defended model
 ON_NETS = ("APGD-CE", "APGD-T", "transfer: MI-FGSM", "transfer: VMI-FGSM")
 WITHOUT_QUERIES = ("white-box transfer", "black-box transfer", "average start", "transfer from f_b", *ON_NETS)
-SEARCHES = ("HopSkipJump", "GenAttack", "Square", "SPSA", "transfer: mean", "student")
+# they ask the model, but differentiate nothing, or another net: "mean ce" is the one on the twin
+SEARCHES = ("HopSkipJump", "GenAttack", "Square", "SPSA", "transfer: mean", "student", "BPDA-I: mean ce")
 WITHOUT_GRADIENTS = (*WITHOUT_QUERIES, *SEARCHES)
 # it starts at the image and draws nothing
 UNSEEDED = ("transfer: MI-FGSM",)
