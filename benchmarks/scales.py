@@ -1,13 +1,14 @@
 """How large the paper's tables and figures are made, and the nets and evaluations that they share.
 
 `--scale digits`: minutes on two cores; `cpu`: hours on two cores, CIFAR-10 with smaller nets and fewer epochs; `paper`: the paper's
-own setting, for a GPU. Nets are trained once into `runs/paper-<scale>-<data set>/nets` and serve every table; what was killed
-goes on.
+own setting, for a GPU. Nets are trained once into `runs/paper-<scale>-<data set>/nets` and serve every table; those that ship with
+the package are taken as they are but at the paper's scale. What was killed goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -22,7 +23,7 @@ from art_advtransform.datasets import ImageSet, load_dataset
 from art_advtransform.defended import DefendedModel
 from art_advtransform.evaluation import evaluate
 from art_advtransform.layer import LLPGDTransform
-from art_advtransform.pretrained import load_pretrained
+from art_advtransform.pretrained import BUNDLED, bundled_names, load_pretrained, read_card
 from art_advtransform.recipes import THREATS, Net, Role, preset_nets
 from art_advtransform.records import Evaluation
 from art_advtransform.train_nets import Options, train_nets
@@ -100,6 +101,14 @@ class Workshop:
         return THREATS[self.scale.dataset]
 
     @cached_property
+    def bundled(self) -> dict[str, Net]:
+        """Nets that ship with the package and are not trained again, by name; none at the paper's scale."""
+        if self.name == "paper":
+            return {}
+        folders = [name for name in bundled_names() if name.startswith(f"{self.scale.dataset}/")]
+        return {name.partition("/")[2]: Net.from_json(read_card(name)["net"]) for name in folders}
+
+    @cached_property
     def train(self) -> ImageSet:
         """All training images."""
         return load_dataset(self.scale.dataset, "train", self.data_root)
@@ -115,8 +124,10 @@ class Workshop:
         return self.test.sample(self.scale.images)
 
     def recipe(self, name: str, **changes: Any) -> Net:
-        """The net called ``name`` by its recipe at this scale, with ``changes``."""
+        """The net called ``name`` by its recipe at this scale, with ``changes``; without any, that of the net that ships."""
         net = preset_nets(self.scale.dataset, self.scale.preset)[name]
+        if not changes and net in self.bundled.values():
+            return net
         nb_epochs = changes.pop("nb_epochs", self.scale.nb_epochs)
         if nb_epochs is not None:
             warmup = min(net.recipe.warmup, nb_epochs / 4)
@@ -127,6 +138,8 @@ class Workshop:
 
     def adversarial(self, role: Role, **changes: Any) -> Net:
         """The classifier without g, trained on examples instead; at "cpu" by FGSM with a random start, which two cores bear."""
+        if role == "adversarial" and not changes and "adversarial" in self.bundled:
+            return self.recipe("adversarial")
         steps = {"cpu": 1, "digits": 7, "paper": 10 if role == "trades" else 7}[self.name]
         return self.recipe("undefended", role=role, threat=self.threat, attack_steps=steps, **changes)
 
@@ -134,6 +147,10 @@ class Workshop:
         self, recipes: Mapping[str, Net], encode: Callable[[Tensor], Tensor] | None = None
     ) -> dict[str, nn.Module]:
         """Trained by their recipes, or read where they have been; f_b before what is trained on it; on ``encode``d images."""
+        for name, net in recipes.items():
+            shipped = [other for other, made in self.bundled.items() if made == net]
+            if shipped and not (self.home / "nets" / name).exists():
+                shutil.copytree(BUNDLED / self.scale.dataset / shipped[0], self.home / "nets" / name)
         options = Options(preset=self.scale.preset, nets=recipes, progress=lambda name: partial(_told, name))
         train, test = self.train, self.test
         if encode is not None:

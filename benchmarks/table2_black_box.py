@@ -27,27 +27,26 @@ SIZES = {"digits": ((8, 50, 200), (100, 10)), "cpu": ((8, 50, 200), (100, 10)), 
 
 def main() -> None:
     shop = Workshop.from_command_line(__doc__)
-    nets = shop.nets(
-        {
-            "f_b-adversarial": shop.recipe("f_b-adversarial"),
-            "f_a-defended": shop.recipe("f_a-defended"),
-            "undefended": shop.recipe("undefended"),
-            "adversarial": shop.adversarial("adversarial"),
-            "surrogate": shop.recipe("f_b-adversarial", role="plain", threat=None),
-        }
-    )
+    recipes = {
+        "f_b-adversarial": shop.recipe("f_b-adversarial"),
+        "f_a-defended": shop.recipe("f_a-defended"),
+        "undefended": shop.recipe("undefended"),
+        "adversarial": shop.adversarial("adversarial"),
+        "surrogate": shop.recipe("f_b-adversarial", role="plain", threat=None),
+    }
+    nets = shop.nets(recipes)
     hop, gen = SIZES[shop.name]
     attacks = [black_box_transfer(shop.scale.max_iter), hop_skip_jump(*hop), gen_attack(*gen), momentum_pgd(200)]
     systems = {
-        "none": (nets["undefended"], None),
-        "PGD adversarial training": (nets["adversarial"], None),
-        "adversarial transformation": (nets["f_a-defended"], nets["f_b-adversarial"]),
+        "none": ("undefended", None),
+        "PGD adversarial training": ("adversarial", None),
+        "adversarial transformation": ("f_a-defended", nets["f_b-adversarial"]),
     }
     rows: list[dict[str, Any]] = []
-    for name, (f_a, f_b) in systems.items():
+    for name, (role, f_b) in systems.items():
         folder = f"table2-{name.split()[0]}"
-        found = shop.evaluate(folder, f_a, f_b, attacks, surrogates={"surrogate": nets["surrogate"]})
-        row: dict[str, Any] = {"defence": name}
+        found = shop.evaluate(folder, nets[role], f_b, attacks, surrogates={"surrogate": nets["surrogate"]})
+        row: dict[str, Any] = {"defence": name, "epochs": recipes[role].recipe.nb_epochs}
         for k, column in enumerate(COLUMNS):
             row[column] = per_cent(found, k - 1 if k else None)
             row[f"paper_{column}"] = PAPER[name][k]

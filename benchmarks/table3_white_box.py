@@ -37,12 +37,14 @@ class System:
         model: images to logits.
         implementation: whose.
         paper: standard and worst accuracy; ``None`` where it has none.
+        nb_epochs: that the net was trained for.
         f_b: for this defence.
     """
 
     model: nn.Module
     implementation: str
     paper: tuple[float | None, float | None]
+    nb_epochs: int
     f_b: nn.Module | None = None
 
 
@@ -58,6 +60,7 @@ def main() -> None:
             {
                 "method": name,
                 "implementation": system.implementation,
+                "epochs": system.nb_epochs,
                 "standard": per_cent(found),
                 "worst": 100 * found.worst.mean.value,
                 "best_attack": best.name,
@@ -81,46 +84,55 @@ def attacks(shop: Workshop) -> list[Attack]:
 
 def systems(shop: Workshop) -> dict[str, System]:
     """All rows."""
-    denoising = {**shop.recipe("undefended").arguments, "denoising": True}
-    nets = shop.nets(
-        {
-            "f_b-adversarial": shop.recipe("f_b-adversarial"),
-            "f_a-defended": shop.recipe("f_a-defended"),
-            "undefended": shop.recipe("undefended"),
-            "adversarial": shop.adversarial("adversarial"),
-            "trades": shop.adversarial("trades"),
-            "denoising": shop.adversarial("adversarial", arguments=denoising),
-            "metric": shop.adversarial("metric"),
-        }
-    )
-    clip = (0.0, 1.0)
+    plain = shop.recipe("undefended")
+    recipes = {
+        "f_b-adversarial": shop.recipe("f_b-adversarial"),
+        "f_a-defended": shop.recipe("f_a-defended"),
+        "undefended": plain,
+        "adversarial": shop.adversarial("adversarial"),
+        "trades": shop.adversarial("trades"),
+        "denoising": shop.adversarial("adversarial", arguments={**plain.arguments, "denoising": True}),
+        "metric": shop.adversarial("metric"),
+    }
+    nets, clip = shop.nets(recipes), (0.0, 1.0)
     thermometer = ThermometerEncoding(clip_values=clip, num_space=_LEVELS, channels_first=True)
-    arguments = shop.recipe("undefended").arguments
-    arguments = {**arguments, "in_channels": _LEVELS * shop.train.x.shape[1]}
+    arguments = {**plain.arguments, "in_channels": _LEVELS * shop.train.x.shape[1]}
+    recipes["thermometer"] = shop.recipe("undefended", arguments=arguments)
     encoded = shop.nets(
-        {"thermometer": shop.recipe("undefended", arguments=arguments)},
+        {"thermometer": recipes["thermometer"]},
         lambda x: torch.as_tensor(thermometer(x.numpy())[0], dtype=x.dtype),
-    )
-    plain, loop = nets["undefended"], "our loop"
+    )["thermometer"]
     jpeg = JpegCompression(clip_values=clip, quality=50, channels_first=True)
     variation = TotalVarMin(clip_values=clip)
+
+    def system(
+        role: str,
+        implementation: str,
+        *paper: float | None,
+        model: nn.Module | None = None,
+        f_b: nn.Module | None = None,
+    ) -> System:
+        standard, worst = paper
+        model = nets[role] if model is None else model
+        return System(model, implementation, (standard, worst), recipes[role].recipe.nb_epochs, f_b)
+
+    net, loop = nets["undefended"], "our loop"
+    pruned = StochasticActivationPruning(copy.deepcopy(net))
     return {
-        "none": System(plain, loop, (92.9, 0.0)),
-        "PGD adversarial training (Madry)": System(nets["adversarial"], loop, (81.7, 42.7)),
-        "TRADES (Zhang)": System(nets["trades"], loop, (80.4, 44.6)),
-        "feature denoising (Xie)": System(nets["denoising"], "ResNet18(denoising=True)", (83.8, 45.2)),
-        "metric learning (Mao)": System(nets["metric"], "losses.metric_loss", (None, None)),
-        "JPEG (Guo)": System(ArtPreprocessed(plain, jpeg), "ART JpegCompression", (None, 0.0)),
-        "total variation (Guo)": System(ArtPreprocessed(plain, variation), "ART TotalVarMin", (None, 0.0)),
-        "thermometer encoding (Buckman)": System(
-            ArtPreprocessed(encoded["thermometer"], thermometer), "ART ThermometerEncoding", (None, 0.0)
+        "none": system("undefended", loop, 92.9, 0.0),
+        "PGD adversarial training (Madry)": system("adversarial", loop, 81.7, 42.7),
+        "TRADES (Zhang)": system("trades", loop, 80.4, 44.6),
+        "feature denoising (Xie)": system("denoising", "ResNet18(denoising=True)", 83.8, 45.2),
+        "metric learning (Mao)": system("metric", "losses.metric_loss", None, None),
+        "JPEG (Guo)": system("undefended", "ART JpegCompression", None, 0.0, model=ArtPreprocessed(net, jpeg)),
+        "total variation (Guo)": system(
+            "undefended", "ART TotalVarMin", None, 0.0, model=ArtPreprocessed(net, variation)
         ),
-        "activation pruning (Dhillon)": System(
-            StochasticActivationPruning(copy.deepcopy(plain)),
-            "benchmarks.other_defences",
-            (None, 0.0),
+        "thermometer encoding (Buckman)": system(
+            "thermometer", "ART ThermometerEncoding", None, 0.0, model=ArtPreprocessed(encoded, thermometer)
         ),
-        "this defence": System(nets["f_a-defended"], "this package", (82.9, 78.1), nets["f_b-adversarial"]),
+        "activation pruning (Dhillon)": system("undefended", "benchmarks.other_defences", None, 0.0, model=pruned),
+        "this defence": system("f_a-defended", "this package", 82.9, 78.1, f_b=nets["f_b-adversarial"]),
     }
 
 

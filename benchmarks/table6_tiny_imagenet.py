@@ -28,14 +28,15 @@ PAPER = {
 
 def main() -> None:
     shop = Workshop.from_command_line(__doc__, dataset="tiny_imagenet")
-    nets = shop.nets(
-        {
-            "f_b-adversarial": shop.recipe("f_b-adversarial"),
-            "f_a-defended": shop.recipe("f_a-defended"),
-            "undefended": shop.recipe("undefended"),
-            **{role: shop.adversarial(role) for role in ("adversarial", "trades", "metric")},
-        }
-    )
+    recipes = {
+        "f_b-adversarial": shop.recipe("f_b-adversarial"),
+        "f_a-defended": shop.recipe("f_a-defended"),
+        "undefended": shop.recipe("undefended"),
+        "adversarial": shop.adversarial("adversarial"),
+        "trades": shop.adversarial("trades"),
+        "metric": shop.adversarial("metric"),
+    }
+    nets = shop.nets(recipes)
     attacks = [
         white_box_transfer(shop.scale.max_iter),
         bpda_identity(shop.scale.max_iter, shop.scale.eot_samples),
@@ -53,6 +54,7 @@ def main() -> None:
                 "method": name,
                 "dataset": shop.scale.dataset,
                 "training_images": len(shop.train),
+                "epochs": recipes[role].recipe.nb_epochs,
                 "standard": per_cent(found),
                 "transfer": per_cent(found, 0),
                 "bpda_identity": per_cent(found, 1),
