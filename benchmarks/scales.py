@@ -101,12 +101,12 @@ class Workshop:
         return THREATS[self.scale.dataset]
 
     @cached_property
-    def bundled(self) -> dict[str, Net]:
-        """Nets that ship with the package and are not trained again, by name; none at the paper's scale."""
+    def bundled(self) -> dict[str, dict[str, Any]]:
+        """Fields of the nets that ship with the package and are not trained again, by name; none at the paper's scale."""
         if self.name == "paper":
             return {}
         folders = [name for name in bundled_names() if name.startswith(f"{self.scale.dataset}/")]
-        return {name.partition("/")[2]: Net.from_json(read_card(name)["net"]) for name in folders}
+        return {name.partition("/")[2]: Net.from_json(read_card(name)["net"]).to_json() for name in folders}
 
     @cached_property
     def train(self) -> ImageSet:
@@ -126,7 +126,7 @@ class Workshop:
     def recipe(self, name: str, **changes: Any) -> Net:
         """The net called ``name`` by its recipe at this scale, with ``changes``; without any, that of the net that ships."""
         net = preset_nets(self.scale.dataset, self.scale.preset)[name]
-        if not changes and net in self.bundled.values():
+        if not changes and net.to_json() in self.bundled.values():
             return net
         nb_epochs = changes.pop("nb_epochs", self.scale.nb_epochs)
         if nb_epochs is not None:
@@ -148,7 +148,7 @@ class Workshop:
     ) -> dict[str, nn.Module]:
         """Trained by their recipes, or read where they have been; f_b before what is trained on it; on ``encode``d images."""
         for name, net in recipes.items():
-            shipped = [other for other, made in self.bundled.items() if made == net]
+            shipped = [other for other, made in self.bundled.items() if made == net.to_json()]
             if shipped and not (self.home / "nets" / name).exists():
                 shutil.copytree(BUNDLED / self.scale.dataset / shipped[0], self.home / "nets" / name)
         options = Options(preset=self.scale.preset, nets=recipes, progress=lambda name: partial(_told, name))
