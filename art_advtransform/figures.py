@@ -32,7 +32,7 @@ def accuracy_figure(evaluations: Mapping[str, Evaluation], path: str | os.PathLi
     Raises:
         ModuleNotFoundError: without matplotlib.
     """
-    figure = _new_figure(9, 1.2 + 0.5 * len(rows(evaluations)))
+    figure = _new_figure(9, 1.6 + 0.5 * len(rows(evaluations)))
     axes = figure.subplots()
     all_rows = rows(evaluations)
     thickness = 0.8 / len(evaluations)
@@ -46,6 +46,8 @@ def accuracy_figure(evaluations: Mapping[str, Evaluation], path: str | os.PathLi
             error = [[100 * (mean.value - mean.low)], [100 * (mean.high - mean.value)]]
             label = model if i == 0 else None
             axes.barh(height, 100 * mean.value, thickness, xerr=error, color=f"C{m}", capsize=2, label=label)
+            if 100 * mean.value < 1:  # a bar too short to be seen
+                axes.text(100 * mean.high + 1, height, f"{100 * mean.value:.1f}", va="center", fontsize=7)
     axes.set_yticks(range(len(all_rows)), [name for name, _ in all_rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
@@ -54,7 +56,7 @@ def accuracy_figure(evaluations: Mapping[str, Evaluation], path: str | os.PathLi
         f"accuracy (per cent), {settings['nb_images']} images, L-inf {settings['threat']['eps']:.4g}, "
         f"{settings['nb_draws']} draws"
     )
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper center", ncols=len(evaluations))
     return _save(figure, path)
 
 
