@@ -37,7 +37,7 @@ def _quick() -> list[Attack]:
         momentum_pgd(100),
         # at temperature 1 it saturates: the loss gradients of f_b are far from 1; a share of their mean size does not
         bpda_unrolled(Tanh(1.0, normalize=True), "tanh", 10, 1),
-        gen_attack(10, 6),
+        gen_attack(6, 4),
     ]
 
 
@@ -72,7 +72,7 @@ class Draws:
 
 DRAWS = {
     "smoke": Draws(20, 10, 20, 20),
-    "quick": Draws(50, 10, 20, 10),
+    "quick": Draws(30, 10, 20, 10),
     "paper": Draws(100, 20, 100, 100),
     "strong": Draws(100, 20, 100, 20),
 }
