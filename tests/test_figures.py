@@ -82,12 +82,17 @@ def test_bars_are_the_accuracies(drawn: list[Figure], tmp_path: Path) -> None:
     assert all(found[key] == pytest.approx(numbers) for key, numbers in expected.items())
     # those without numbers say so, in their rows
     assert [(t.get_text(), round(t.get_position()[1])) for t in axes.texts] == [("not run", 3), ("not run", 2)]
-    legend = axes.get_legend()
-    assert legend is not None
+    (legend,) = figure.legends  # above the axes, where it covers no bar
     assert [t.get_text() for t in legend.get_texts()] == ["plain", "behind g"]
     assert axes.get_xlabel() == "accuracy (per cent), 40 images, L-inf 0.125, 7 draws"
     assert axes.get_xlim() == (0, 100)
     assert axes.yaxis_inverted()  # no attack is on top
+
+
+def test_a_bar_of_nothing_says_so(drawn: list[Figure], tmp_path: Path) -> None:
+    nothing = replace(by_hand()["plain"], attacks=[], worst=measured("worst", 0.004))
+    accuracy_figure({"net": nothing}, tmp_path / "accuracy.png")
+    assert [(t.get_text(), round(t.get_position()[1])) for t in drawn[0].axes[0].texts] == [("0.4", 1)]
 
 
 def share(path: Path, colour: str) -> float:
