@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from art.defences.preprocessor import JpegCompression
 from torch import Tensor, nn
 
 from art_advtransform.attacks.adaptive import momentum_pgd
@@ -149,6 +150,14 @@ def test_a_changed_attack_of_the_same_name_is_run_again(tmp_path: Any) -> None:
 # ---- what a look at the code alone would miss
 
 
+def add_one(x: Any) -> Any:
+    return x + 1
+
+
+def add_two(x: Any) -> Any:
+    return x + 2
+
+
 def over(things: object) -> Function:
     return lambda x, y: x + len(str(things))
 
@@ -228,6 +237,23 @@ def test_attributes_and_code_of_networks_count() -> None:
     buffered = network_identity(quiet)
     quiet.get_buffer("mean").add_(1)
     assert len({before, buffered, network_identity(quiet)}) == 3
+
+
+def test_parameters_of_a_package_s_object_count() -> None:
+    # repr shows nothing of ART's preprocessors but where they lie
+    made = [JpegCompression((0, 1), quality=quality) for quality in (50, 90)]
+    assert identity(made[0]) == identity(JpegCompression((0, 1), quality=50)) != identity(made[1])
+
+
+def test_static_methods_and_properties_count() -> None:
+    def with_static(shift: int) -> type:
+        return type("Made", (), {"__module__": __name__, "f": staticmethod(add_one if shift == 1 else add_two)})
+
+    def with_property(shift: int) -> type:
+        return type("Made", (), {"__module__": __name__, "f": property(add_one if shift == 1 else add_two)})
+
+    for make in (with_static, with_property):
+        assert identity(make(1)) == identity(make(1)) != identity(make(2))
 
 
 def test_it_is_the_same_in_another_process(tmp_path: Any) -> None:

@@ -106,7 +106,7 @@ def _parts(thing: object) -> list[Any]:
         fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
         return [*_methods(type(thing)), _kept(fields, [])]
     if _is_foreign(type(thing).__module__):
-        return [_ADDRESS.sub("", repr(thing))]
+        return [_ADDRESS.sub("", repr(thing)), _settings(thing)]
     methods = _methods(type(thing))
     return [*methods, _kept(vars(thing) if hasattr(thing, "__dict__") else {}, methods)]
 
@@ -138,7 +138,27 @@ def _methods(of: type) -> list[Any]:
     if _is_foreign(of.__module__):
         return []
     found = [vars(base) for base in of.__mro__ if not _is_foreign(base.__module__)]
-    return [value for names in found for _, value in sorted(names.items()) if isinstance(value, FunctionType)]
+    own = [_unwrapped(value) for names in found for _, value in sorted(names.items())]
+    return [value for value in own if isinstance(value, FunctionType)]
+
+
+def _unwrapped(value: object) -> object:
+    """The function behind a static or class method, or a property."""
+    if isinstance(value, (staticmethod, classmethod)):
+        return value.__func__
+    return value.fget if isinstance(value, property) else value
+
+
+def _settings(thing: object) -> dict[str, Any]:
+    """Plain attributes of a package's object, as ART's preprocessors keep their parameters, which ``repr`` may not show."""
+    attributes = vars(thing) if hasattr(thing, "__dict__") else {}
+    return {k: v for k, v in attributes.items() if not k.startswith("_") and _is_plain(v)}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_plain(part) for part in value)
+    return value is None or isinstance(value, _PLAIN)
 
 
 def _kept(attributes: Mapping[str, Any], methods: list[Any]) -> dict[str, Any]:
