@@ -43,6 +43,28 @@ def test_eot_keeps_the_shape(n: int) -> None:
     assert defended_model(eot_samples=5)(images(n)).shape == (n, 5)
 
 
+def test_many_draws_keep_few_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 500 draws of 50 images would keep a ResNet18's activations for all 25,000
+    def gradient() -> tuple[Tensor, int]:
+        model, x, seen = defended_model(eot_samples=20), images(3).requires_grad_(), 0
+
+        def count(module: nn.Module, inputs: Any) -> None:
+            nonlocal seen
+            seen += len(inputs[0])
+
+        model.classifier.register_forward_pre_hook(count)
+        model(x)[:, 0].sum().backward()
+        assert x.grad is not None
+        return x.grad, seen
+
+    kept, once = gradient()
+    monkeypatch.setattr("art_advtransform.defended._KEPT", 59)
+    again, twice = gradient()
+    assert (once, twice) == (60, 120)  # f_a's forward pass is made again, in the backward pass
+    assert torch.equal(kept, again)
+    assert float(kept.abs().max()) > 0
+
+
 def logits_of_each_draw(x: Tensor, draws: int, seed: int = 0) -> Tensor:
     """(draws, n, K): the same draws, in the same order, as an EOT model with this seed makes."""
     model = defended_model(seed)
