@@ -51,9 +51,9 @@ def _paper() -> list[Attack]:
         replace(bpda_identity(20, 500), published=0.805),  # Table 1, f_b trained adversarially
         finite_differences(10, 64),
         replace(reparameterized(20, 10), published=0.811),  # section 4.2
-        replace(white_box_transfer(20), published=0.781),  # Table 3, the worst
+        white_box_transfer(20),  # Fig. 6 alone, without numbers
         average_start(20, 50),
-        replace(black_box_transfer(20), published=0.781),  # Table 2, as the next two
+        replace(black_box_transfer(20), published=0.781),  # Table 2, as the next two; the worst in Table 3
         replace(hop_skip_jump(20, 100, 1000), published=0.820),
         replace(gen_attack(500, 20), published=0.819),
         released_bpda(),
