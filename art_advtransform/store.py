@@ -44,6 +44,10 @@ class Chunk:
     nb_nan: int = 0
 
 
+class AnotherEvaluationError(ValueError):
+    """A folder holds another evaluation than the one asked for."""
+
+
 class RunFolder:
     """``folder`` with ``manifest.json`` and ``chunks/``, for one evaluation; with ``folder=None`` nothing is kept."""
 
@@ -58,7 +62,7 @@ class RunFolder:
             restart: throw away what is there.
 
         Raises:
-            ValueError: if the folder holds another evaluation; says what differs.
+            AnotherEvaluationError: if the folder holds another evaluation; says what differs.
         """
         if self.folder is None:
             return
@@ -69,7 +73,7 @@ class RunFolder:
                     old.unlink(missing_ok=True)
         found = _read_manifest(path)
         if found is not None and found.get("fingerprint") != self.fingerprint:
-            raise ValueError(
+            raise AnotherEvaluationError(
                 f"{self.folder} holds another evaluation ({_difference(found, settings)}): "
                 "expected another folder, or restart"
             )

@@ -265,6 +265,11 @@ def _how(dataset: str, name: str, options: Options, train: ImageSet) -> dict[str
     return {"command": " ".join(words), "torch": torch.__version__.split("+")[0], "train_images": len(train)}
 
 
+def is_finished(dataset: str, net: Net, folder: Path) -> bool:
+    """Whether ``folder`` holds this net, trained to its end."""
+    return _finished(folder, _made_from(dataset, net, folder.parent))
+
+
 def _finished(folder: Path, made_from: dict[str, Any]) -> bool:
     if not (folder / "card.json").is_file():
         return False

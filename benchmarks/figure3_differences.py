@@ -16,7 +16,6 @@ from torch import Tensor
 
 from art_advtransform.figures import curve_figure
 from art_advtransform.layer import LLPGDTransform
-from art_advtransform.pretrained import load_pretrained
 from art_advtransform.randomness import keyed_generator
 from art_advtransform.transform import random_start
 from benchmarks.harness import RESULTS
@@ -27,7 +26,7 @@ STEPS = tuple(10.0**k for k in range(-8, 0))
 
 def main() -> None:
     shop = Workshop.from_command_line(__doc__)
-    f_b = load_pretrained(f"{shop.scale.dataset}/f_b-adversarial")
+    f_b = shop.nets({"f_b-adversarial": shop.recipe("f_b-adversarial")})["f_b-adversarial"]
     g = LLPGDTransform(copy.deepcopy(f_b).double())
     x, generator = shop.attacked.x.double(), keyed_generator(shop.seed)
     start = random_start(x, g.config.eps, generator)

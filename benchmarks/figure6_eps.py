@@ -14,7 +14,7 @@ from art_advtransform.attacks.art_attacks import bpda_identity, white_box_transf
 from art_advtransform.config import TransformConfig
 from art_advtransform.figures import curve_figure
 from benchmarks.harness import RESULTS
-from benchmarks.scales import Workshop, per_cent
+from benchmarks.scales import Workshop, per_cent, with_interval
 
 EPS = (0.05, 0.1, 0.2, 0.3)
 DRAWS = {"digits": (1, 3, 10, 30), "cpu": (1, 3, 10, 30), "paper": (1, 10, 100, 500)}
@@ -35,8 +35,8 @@ def main() -> None:
                 "eps": eps,
                 "standard": per_cent(found),
                 **{f"bpda_identity_{n}": per_cent(found, k) for k, n in enumerate(draws)},
-                "white_box_transfer": per_cent(found, len(draws)),
-                "momentum_pgd": per_cent(found, len(draws) + 1),
+                **with_interval("white_box_transfer", found.attacks[-2]),
+                **with_interval("momentum_pgd", found.attacks[-1]),
             }
         )
     shop.write("figure6", rows)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from art.defences.preprocessor import ThermometerEncoding
 from torch import Tensor, nn
 
 
@@ -21,16 +22,31 @@ class ArtPreprocessed(nn.Module):
     Args:
         classifier: logits of what the defence returns.
         defence: an ``art.defences.preprocessor``.
+        channels_last: whether it takes (n, H, W, C), as those without a ``channels_first`` do.
+        randomized: whether it draws, from NumPy's global state.
     """
 
-    def __init__(self, classifier: nn.Module, defence: Any) -> None:
+    def __init__(
+        self, classifier: nn.Module, defence: Any, *, channels_last: bool = False, randomized: bool = False
+    ) -> None:
         super().__init__()
-        self.classifier, self.defence = classifier, defence
+        self.classifier, self.defence, self.channels_last = classifier, defence, channels_last
+        self.randomized = randomized
 
     def forward(self, x: Tensor) -> Tensor:
-        defended: Tensor = _Defence.apply(x, self.defence)
-        logits: Tensor = self.classifier(defended)
+        logits: Tensor = self.classifier(self.defended(x))
         return logits
+
+    def defended(self, x: Tensor) -> Tensor:
+        """What the classifier sees."""
+        if not self.channels_last:
+            return _applied(x, self.defence)
+        return _applied(x.permute(0, 2, 3, 1), self.defence).permute(0, 3, 1, 2)
+
+
+def _applied(x: Tensor, defence: Any) -> Tensor:
+    defended: Tensor = _Defence.apply(x, defence)
+    return defended
 
 
 class _Defence(torch.autograd.Function):
@@ -38,7 +54,7 @@ class _Defence(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, defence: Any) -> Tensor:
         ctx.defence = defence
         ctx.save_for_backward(x)
-        defended, _ = defence(x.detach().cpu().numpy())
+        defended, _ = defence(np.ascontiguousarray(x.detach().cpu().numpy()))
         return torch.as_tensor(np.ascontiguousarray(defended), dtype=x.dtype, device=x.device)
 
     @staticmethod
@@ -46,6 +62,30 @@ class _Defence(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         found = ctx.defence.estimate_gradient(x.cpu().numpy(), gradient.cpu().numpy())
         return torch.as_tensor(np.ascontiguousarray(found), dtype=x.dtype, device=x.device), None
+
+
+class Thermometer:
+    """ART's ``ThermometerEncoding``, value and gradient, for whole batches: ART's loop over pixels takes 50 ms a CIFAR-10 image.
+
+    Args:
+        num_space: levels; a channel becomes as many.
+    """
+
+    def __init__(self, num_space: int) -> None:
+        self.num_space = num_space
+        self._art = ThermometerEncoding(clip_values=(0.0, 1.0), num_space=num_space, channels_first=True)
+
+    def __call__(self, x: np.ndarray[Any, Any], y: Any = None) -> tuple[np.ndarray[Any, Any], Any]:
+        """(n, C, H, W) in [0, 1] to (n, C levels, H, W) of zeros and ones."""
+        levels = (np.arange(self.num_space) / self.num_space).astype(x.dtype)[:, None, None]
+        encoded = x[:, :, None] > levels
+        encoded[:, :, 0] = True
+        return encoded.reshape(len(x), -1, *x.shape[2:]).astype(x.dtype), y
+
+    def estimate_gradient(self, x: np.ndarray[Any, Any], grad: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """ART's, which is vectorised."""
+        found: np.ndarray[Any, Any] = self._art.estimate_gradient(x, grad)
+        return found
 
 
 class StochasticActivationPruning(nn.Module):

@@ -8,7 +8,9 @@ Takes the options of each. What was killed goes on: nets and evaluations are kep
 from __future__ import annotations
 
 import runpy
+import sys
 import time
+import traceback
 
 NAMES = (
     "table1_external_models",
@@ -23,12 +25,19 @@ NAMES = (
 
 
 def main() -> None:
-    """Run them by the options of this command."""
+    """Run them by the options of this command; what fails keeps none of the others, but ends the command with 1."""
+    failed: list[str] = []
     for name in NAMES:
         begin = time.perf_counter()
         print(f"== {name}", flush=True)
-        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+        try:
+            runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
         print(f"== {name}: {time.perf_counter() - begin:.0f} s", flush=True)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

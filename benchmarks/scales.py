@@ -15,6 +15,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from art_advtransform.attacks.base import Attack
@@ -25,8 +26,9 @@ from art_advtransform.evaluation import evaluate
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.pretrained import BUNDLED, bundled_names, load_pretrained, read_card
 from art_advtransform.recipes import THREATS, Net, Role, preset_nets
-from art_advtransform.records import Evaluation
-from art_advtransform.train_nets import Options, train_nets
+from art_advtransform.records import AttackResult, Evaluation
+from art_advtransform.store import AnotherEvaluationError
+from art_advtransform.train_nets import Options, is_finished, train_nets
 from benchmarks.harness import print_table, progress, write_csv
 
 
@@ -69,13 +71,15 @@ class Workshop:
         name: of the scale.
         scale: itself.
         data_root: where data sets are.
-        seed: of images and evaluations.
+        seed: of draws.
+        device: of nets and images.
     """
 
     name: str
     scale: Scale
     data_root: Path | None
     seed: int
+    device: str
 
     @classmethod
     def from_command_line(cls, doc: str | None, dataset: str | None = None) -> Workshop:
@@ -88,7 +92,8 @@ class Workshop:
         scale = SCALES[arguments.scale]
         if dataset is not None and arguments.scale != "digits":
             scale = replace(scale, dataset=dataset)
-        return cls(arguments.scale, scale, arguments.data_root, arguments.seed)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(arguments.scale, scale, arguments.data_root, arguments.seed, device)
 
     @property
     def home(self) -> Path:
@@ -121,7 +126,8 @@ class Workshop:
     @cached_property
     def attacked(self) -> ImageSet:
         """Those that are attacked."""
-        return self.test.sample(self.scale.images)
+        sample = self.test.sample(self.scale.images)
+        return replace(sample, x=sample.x.to(self.device), y=sample.y.to(self.device))
 
     def recipe(self, name: str, **changes: Any) -> Net:
         """The net called ``name`` by its recipe at this scale, with ``changes``; without any, that of the net that ships."""
@@ -141,22 +147,41 @@ class Workshop:
         if role == "adversarial" and not changes and "adversarial" in self.bundled:
             return self.recipe("adversarial")
         steps = {"cpu": 1, "digits": 7, "paper": 10 if role == "trades" else 7}[self.name]
-        return self.recipe("undefended", role=role, threat=self.threat, attack_steps=steps, **changes)
+        return self.beside("undefended", role=role, threat=self.threat, attack_steps=steps, **changes)
+
+    def beside(self, name: str, **changes: Any) -> Net:
+        """The net called ``name`` with ``changes``, trained for as many epochs as the one that it stands beside."""
+        return self.recipe(name, nb_epochs=self.recipe(name).recipe.nb_epochs, **changes)
 
     def nets(
         self, recipes: Mapping[str, Net], encode: Callable[[Tensor], Tensor] | None = None
     ) -> dict[str, nn.Module]:
-        """Trained by their recipes, or read where they have been; f_b before what is trained on it; on ``encode``d images."""
+        """Trained by their recipes, or read where they have been; f_b before what is trained on it.
+
+        With ``encode`` on images that went through it; the recipe must say so, in its ``about``.
+        """
+        folder = self.home / "nets"
         for name, net in recipes.items():
-            shipped = [other for other, made in self.bundled.items() if made == net.to_json()]
-            if shipped and not (self.home / "nets" / name).exists():
-                shutil.copytree(BUNDLED / self.scale.dataset / shipped[0], self.home / "nets" / name)
+            self._ship(net, folder / name)
         options = Options(preset=self.scale.preset, nets=recipes, progress=lambda name: partial(_told, name))
         train, test = self.train, self.test
-        if encode is not None:
+        finished = encode is None or all(
+            is_finished(self.scale.dataset, net, folder / name) for name, net in recipes.items()
+        )
+        if not finished and encode is not None:
             train, test = replace(train, x=encode(train.x)), replace(test, x=encode(test.x))
-        folders = train_nets(self.scale.dataset, train, test, self.home / "nets", options=options)
-        return {name: load_pretrained(folder) for name, folder in folders.items()}
+        folders = train_nets(self.scale.dataset, train, test, folder, options=options)
+        return {name: load_pretrained(folder, self.device) for name, folder in folders.items()}
+
+    def _ship(self, net: Net, folder: Path) -> None:
+        """Put the net of this recipe that comes with the package in ``folder``, in place of another one."""
+        shipped = [name for name, made in self.bundled.items() if made == net.to_json()]
+        if not shipped:
+            return
+        bundled = BUNDLED / self.scale.dataset / shipped[0]
+        if not folder.exists() or read_card(folder) != read_card(bundled):
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(bundled, folder)
 
     def evaluate(
         self,
@@ -167,10 +192,11 @@ class Workshop:
         config: TransformConfig | None = None,
         **options: Any,
     ) -> Evaluation:
-        """f_a(g(.)), or f_a alone, under ``attacks``; kept as ``name``."""
+        """f_a(g(.)), or f_a alone, under ``attacks``; kept as ``name``, in place of one of other nets, seed or code."""
         transform = None if f_b is None else LLPGDTransform(f_b, config)
-        return evaluate(
-            DefendedModel(f_a, transform),
+        run = partial(
+            evaluate,
+            DefendedModel(f_a, transform).eval(),
             self.attacked.x,
             self.attacked.y,
             attacks,
@@ -181,14 +207,42 @@ class Workshop:
             progress=partial(_told, name),
             **options,
         )
+        try:
+            return run()
+        except AnotherEvaluationError as error:
+            progress(f"{error}; begun anew")
+            return run(restart=True)
 
     def write(self, question: str, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Rows with what they were measured on, printed and written."""
-        about = {"scale": self.name, "images": len(self.attacked), "draws": self.scale.draws, "seed": self.seed}
+        about = {
+            "dataset": self.scale.dataset,
+            "eps": self.threat.eps,
+            "scale": self.name,
+            "images": len(self.attacked),
+            "draws": self.scale.draws,
+            "seed": self.seed,
+        }
         told = [{**row, **about} for row in rows]
         print_table(told)
         print(f"written to {write_csv(f'{question}-{self.name}', told)}")
         return told
+
+
+def trained(net: Net) -> dict[str, Any]:
+    """Columns that say how a net was made: what is compared should be alike in these."""
+    return {
+        "width": net.arguments.get("width", "-"),
+        "epochs": net.recipe.nb_epochs,
+        "attack_steps": "-" if net.threat is None else net.attack_steps,
+    }
+
+
+def with_interval(name: str, found: AttackResult) -> dict[str, float]:
+    """Mean accuracy in per cent and its 95 % interval, as three columns."""
+    assert found.mean is not None, found.problem
+    mean = found.mean
+    return {name: 100 * mean.value, f"{name}_low": 100 * mean.low, f"{name}_high": 100 * mean.high}
 
 
 def per_cent(evaluation: Evaluation, attack: int | None = None) -> float:

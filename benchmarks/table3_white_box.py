@@ -2,138 +2,194 @@
 
     python -m benchmarks.table3_white_box [--scale digits | cpu | paper]
 
-Each under PGD on the expected loss with the gradient that breaks it: its own, or BPDA as ART estimates it. Says for each which
-implementation ran. Not run: image quilting (Guo et al.), which no maintained library has; PixelDefend (Song et al.): ART has its
-projection but no PixelCNN, whose 256-way distribution of every pixel is the whole defence, and a poor one would be another defence.
+Each under PGD on the expected loss with the gradient that breaks it (its own, or BPDA as ART estimates it), and under transfer:
+from the net behind it alone, and from nets trained on clean images, which the paper has as the best attack on its defence. What
+transforms images has a net that was trained on such images. The last rows say what was not run, and why.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
-from art.defences.preprocessor import JpegCompression, ThermometerEncoding, TotalVarMin
-from torch import nn
+from art.defences.preprocessor import JpegCompression, TotalVarMin
+from torch import Tensor, nn
 
 from art_advtransform.attacks.adaptive import momentum_pgd
-from art_advtransform.attacks.art_attacks import bpda_identity, white_box_transfer
-from art_advtransform.attacks.base import Attack
+from art_advtransform.attacks.art_attacks import black_box_transfer, bpda_identity, white_box_transfer
+from art_advtransform.attacks.base import Attack, View
 from art_advtransform.attacks.expectation import expectation_pgd
+from art_advtransform.randomness import global_seed
+from art_advtransform.recipes import Net
 from art_advtransform.store import slug
 from benchmarks.harness import progress
-from benchmarks.other_defences import ArtPreprocessed, StochasticActivationPruning
-from benchmarks.scales import Workshop, per_cent
+from benchmarks.other_defences import ArtPreprocessed, StochasticActivationPruning, Thermometer
+from benchmarks.scales import Workshop, per_cent, trained, with_interval
 
 _LEVELS = 10  # of the thermometer
 
 
+# standard accuracy, worst case, and its attack; "-" where the paper has none
+NOT_RUN = {
+    "image quilting (Guo)": ("-", 0.0, "BPDA", "no maintained library has it"),
+    "PixelDefend (Song)": (
+        "-",
+        5.0,
+        "BPDA",
+        "ART has its projection but no PixelCNN, and a poor one would be another defence",
+    ),
+}
+
+
 @dataclass(frozen=True)
 class System:
-    """A row: the net in front of which nothing stands but what is in it, and what the paper says.
+    """A row.
 
     Attributes:
         model: images to logits.
         implementation: whose.
-        paper: standard and worst accuracy; ``None`` where it has none.
-        nb_epochs: that the net was trained for.
+        net: how what stands last was trained.
+        paper: standard and worst accuracy, and the attack; "-" where it has none.
         f_b: for this defence.
+        behind: the net behind what it does to images or activations: a transfer attack's source.
     """
 
     model: nn.Module
     implementation: str
-    paper: tuple[float | None, float | None]
-    nb_epochs: int
+    net: Net
+    paper: tuple[float | str, float | str, str]
     f_b: nn.Module | None = None
+    behind: dict[str, nn.Module] = field(default_factory=dict)
 
 
 def main() -> None:
     shop = Workshop.from_command_line(__doc__)
     rows: list[dict[str, Any]] = []
-    for name, system in systems(shop).items():
+    systems, surrogates = everything(shop)
+    for name, system in systems.items():
         progress(name)
-        found = shop.evaluate(f"table3-{slug(name)}", system.model, system.f_b, attacks(shop))
-        assert found.worst.mean is not None
+        nets = surrogates | system.behind
+        found = shop.evaluate(f"table3-{slug(name)}", system.model, system.f_b, attacks(shop, nets), surrogates=nets)
         best = min(found.attacks, key=lambda a: 1.0 if a.mean is None else a.mean.value)
-        rows.append(
-            {
-                "method": name,
-                "implementation": system.implementation,
-                "epochs": system.nb_epochs,
-                "standard": per_cent(found),
-                "worst": 100 * found.worst.mean.value,
-                "best_attack": best.name,
-                "paper_standard": "-" if system.paper[0] is None else system.paper[0],
-                "paper_worst": "-" if system.paper[1] is None else system.paper[1],
-            }
-        )
+        standard, worst, attack = system.paper
+        row = {
+            "method": name,
+            "implementation": system.implementation,
+            **trained(system.net),
+            "standard": per_cent(found),
+            **with_interval("worst", found.worst),
+            "best_attack": best.name,
+            "paper_standard": standard,
+            "paper_worst": worst,
+            "paper_attack": attack,
+        }
+        if system.f_b is not None:  # the paper has a row for BPDA alone
+            bpda = with_interval("worst", min((a for a in found.attacks[:3] if a.mean), key=_value))
+            rows.append({**row, "method": f"{name}, under BPDA-I", **bpda, "paper_worst": 80.2, "paper_attack": "BPDA"})
+        rows.append(row)
+    for name, (standard, worst, attack, reason) in NOT_RUN.items():
+        blank = dict.fromkeys(rows[0], "-")
+        paper = {"paper_standard": standard, "paper_worst": worst, "paper_attack": attack}
+        rows.append({**blank, "method": name, "implementation": f"not run: {reason}", **paper})
     shop.write("table3", rows)
 
 
-def attacks(shop: Workshop) -> list[Attack]:
-    """White box, and transfer from f_a alone, which the paper calls the best attack on its defence."""
-    draws = shop.scale.eot_samples
+def _value(result: Any) -> float:
+    return float(result.mean.value)
+
+
+def attacks(shop: Workshop, surrogates: dict[str, nn.Module]) -> list[Attack]:
+    """White box first, then transfer, where the net behind a defence is one of the ``surrogates``."""
     return [
-        white_box_transfer(shop.scale.max_iter),
-        bpda_identity(shop.scale.max_iter, draws),
+        bpda_identity(shop.scale.max_iter, shop.scale.eot_samples),
         momentum_pgd(100),
         expectation_pgd(40, 4, momenta=(0.0, 0.9)),
+        white_box_transfer(shop.scale.max_iter),
+        black_box_transfer(shop.scale.max_iter),
+        *([_from_behind()] if "behind" in surrogates else []),
     ]
 
 
-def systems(shop: Workshop) -> dict[str, System]:
-    """All rows."""
+def _from_behind() -> Attack:
+    attack = expectation_pgd(100, 1, loss="ce", momenta=(0.9,), seen="surrogates")
+    return replace(attack, name=f"{attack.name}: the net behind", view=View("surrogates", surrogate="behind"))
+
+
+def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]:
+    """All rows, and the nets that a black-box attacker has trained on clean images."""
     plain = shop.recipe("undefended")
     recipes = {
         "f_b-adversarial": shop.recipe("f_b-adversarial"),
         "f_a-defended": shop.recipe("f_a-defended"),
         "undefended": plain,
+        "surrogate": shop.beside("f_b-adversarial", role="plain", threat=None),
         "adversarial": shop.adversarial("adversarial"),
         "trades": shop.adversarial("trades"),
         "denoising": shop.adversarial("adversarial", arguments={**plain.arguments, "denoising": True}),
         "metric": shop.adversarial("metric"),
     }
-    nets, clip = shop.nets(recipes), (0.0, 1.0)
-    thermometer = ThermometerEncoding(clip_values=clip, num_space=_LEVELS, channels_first=True)
-    arguments = {**plain.arguments, "in_channels": _LEVELS * shop.train.x.shape[1]}
-    recipes["thermometer"] = shop.recipe("undefended", arguments=arguments)
-    encoded = shop.nets(
-        {"thermometer": recipes["thermometer"]},
-        lambda x: torch.as_tensor(thermometer(x.numpy())[0], dtype=x.dtype),
-    )["thermometer"]
-    jpeg = JpegCompression(clip_values=clip, quality=50, channels_first=True)
-    variation = TotalVarMin(clip_values=clip)
+    nets = shop.nets(recipes)
 
-    def system(
-        role: str,
-        implementation: str,
-        *paper: float | None,
-        model: nn.Module | None = None,
-        f_b: nn.Module | None = None,
-    ) -> System:
-        standard, worst = paper
-        model = nets[role] if model is None else model
-        return System(model, implementation, (standard, worst), recipes[role].recipe.nb_epochs, f_b)
+    def own(role: str, implementation: str, *paper: Any, f_b: nn.Module | None = None) -> System:
+        return System(nets[role], implementation, recipes[role], (paper[0], paper[1], paper[2]), f_b)
 
-    net, loop = nets["undefended"], "our loop"
-    pruned = StochasticActivationPruning(copy.deepcopy(net))
-    return {
-        "none": system("undefended", loop, 92.9, 0.0),
-        "PGD adversarial training (Madry)": system("adversarial", loop, 81.7, 42.7),
-        "TRADES (Zhang)": system("trades", loop, 80.4, 44.6),
-        "feature denoising (Xie)": system("denoising", "ResNet18(denoising=True)", 83.8, 45.2),
-        "metric learning (Mao)": system("metric", "losses.metric_loss", None, None),
-        "JPEG (Guo)": system("undefended", "ART JpegCompression", None, 0.0, model=ArtPreprocessed(net, jpeg)),
-        "total variation (Guo)": system(
-            "undefended", "ART TotalVarMin", None, 0.0, model=ArtPreprocessed(net, variation)
+    pruned = StochasticActivationPruning(copy.deepcopy(nets["undefended"]))
+    loop = "our loop"
+    systems = {
+        "none": own("undefended", loop, 92.9, 0.0, "PGD"),
+        "PGD adversarial training (Madry)": own("adversarial", loop, 81.7, 42.7, "PGD"),
+        "TRADES (Zhang)": own("trades", loop, 80.4, 44.6, "PGD"),
+        "feature denoising (Xie)": own("denoising", "ResNet18(denoising=True)", 83.8, 45.2, "PGD"),
+        "metric learning (Mao)": own("metric", "losses.metric_loss", "-", "-", "-"),
+        **{name: preprocessed(shop, name, plain) for name in _PREPROCESSORS},
+        "activation pruning (Dhillon)": System(
+            pruned, "benchmarks.other_defences", plain, ("-", 0.0, "BPDA"), behind={"behind": nets["undefended"]}
         ),
-        "thermometer encoding (Buckman)": system(
-            "thermometer", "ART ThermometerEncoding", None, 0.0, model=ArtPreprocessed(encoded, thermometer)
-        ),
-        "activation pruning (Dhillon)": system("undefended", "benchmarks.other_defences", None, 0.0, model=pruned),
-        "this defence": system("f_a-defended", "this package", 82.9, 78.1, f_b=nets["f_b-adversarial"]),
+        "this defence": own("f_a-defended", "this package", 82.9, 78.1, "transfer", f_b=nets["f_b-adversarial"]),
     }
+    return systems, {name: nets[name] for name in ("surrogate", "undefended")}
+
+
+def preprocessed(shop: Workshop, name: str, plain: Net) -> System:
+    """A preprocessor of ART with a net that was trained on its images."""
+    make, channels, implementation = _PREPROCESSORS[name]
+    net = replace(plain, about=f"the classifier behind {name}")
+    net = replace(net, arguments={**net.arguments, "in_channels": channels * shop.train.x.shape[1]})
+    role = slug(name)
+    classifier = shop.nets({role: net}, encode=partial(encoded, make(nn.Identity())))[role]
+    model = make(classifier).eval()
+    behind = {"behind": classifier} if channels == 1 else {}
+    return System(model, implementation, net, ("-", 0.0, "BPDA"), behind=behind)
+
+
+def encoded(defence: ArtPreprocessed, x: Tensor) -> Tensor:
+    """All images as a defence makes them, once."""
+    with global_seed(0), torch.no_grad():
+        return torch.cat([defence.defended(part) for part in x.split(1000)])
+
+
+def _jpeg(classifier: nn.Module) -> ArtPreprocessed:
+    return ArtPreprocessed(classifier, JpegCompression(clip_values=(0.0, 1.0), quality=50, channels_first=True))
+
+
+def _total_variation(classifier: nn.Module) -> ArtPreprocessed:
+    return ArtPreprocessed(classifier, TotalVarMin(clip_values=(0.0, 1.0)), channels_last=True, randomized=True)
+
+
+def _thermometer(classifier: nn.Module) -> ArtPreprocessed:
+    return ArtPreprocessed(classifier, Thermometer(_LEVELS))
+
+
+# how it is made, channels for each channel, whose it is
+_PREPROCESSORS: dict[str, tuple[Callable[[nn.Module], ArtPreprocessed], int, str]] = {
+    "JPEG (Guo)": (_jpeg, 1, "ART JpegCompression, quality 50"),
+    "total variation (Guo)": (_total_variation, 1, "ART TotalVarMin"),
+    "thermometer encoding (Buckman)": (_thermometer, _LEVELS, "ART ThermometerEncoding, vectorised"),
+}
 
 
 if __name__ == "__main__":

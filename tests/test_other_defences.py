@@ -1,0 +1,91 @@
+"""What stands beside this defence in Table 3: ART's preprocessors as modules, and pruning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from art.defences.preprocessor import JpegCompression, ThermometerEncoding, TotalVarMin
+from torch import nn
+
+from art_advtransform.attacks.identity import network_identity
+from art_advtransform.pretrained import read_card
+from art_advtransform.randomness import global_seed
+from benchmarks.other_defences import ArtPreprocessed, StochasticActivationPruning, Thermometer
+from benchmarks.scales import SCALES, Workshop
+from tests.problems import images, seeded
+
+
+def test_thermometer_is_art_s() -> None:
+    art = ThermometerEncoding(clip_values=(0.0, 1.0), num_space=10, channels_first=True)
+    levels = torch.arange(75).view(1, 3, 5, 5) % 11 / 10  # on the edges between levels
+    x = torch.cat([images(4, (3, 5, 5)).float(), levels]).numpy().astype(np.float32)
+    expected, _ = art(x.copy())
+    found, _ = Thermometer(10)(x)
+    assert found.shape == expected.shape == (5, 30, 5, 5)
+    assert np.array_equal(found, expected)
+    gradient = torch.randn(found.shape, generator=seeded(0)).numpy()
+    assert np.array_equal(Thermometer(10).estimate_gradient(x, gradient), art.estimate_gradient(x, gradient))
+
+
+def test_total_variation_smooths_every_channel() -> None:
+    # ART's has no channels_first: of (n, C, H, W) it would smooth across colours
+    x = torch.zeros(1, 3, 8, 8)
+    x[:, 1] = 1.0
+    variation = TotalVarMin(prob=1.0, clip_values=(0.0, 1.0))
+    model = ArtPreprocessed(nn.Flatten(), variation, channels_last=True, randomized=True)
+    assert torch.allclose(model.defended(x), x, atol=1e-3)  # constant channels have no variation
+    assert not torch.allclose(ArtPreprocessed(nn.Flatten(), variation).defended(x), x, atol=1e-1)
+
+
+def test_total_variation_draws_by_the_global_seed() -> None:
+    model = ArtPreprocessed(nn.Flatten(), TotalVarMin(clip_values=(0.0, 1.0)), channels_last=True, randomized=True)
+    x, found = images(2, (3, 8, 8)).float(), []
+    for seed in (0, 0, 1):
+        with global_seed(seed):
+            found.append(model(x))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_gradient_passes_as_art_estimates_it(channels_last: bool) -> None:
+    jpeg = JpegCompression(clip_values=(0.0, 1.0), quality=50, channels_first=not channels_last)
+    x, weights = images(2, (3, 16, 16)).float().requires_grad_(), torch.randn(2, 3, 16, 16, generator=seeded(1))
+    (ArtPreprocessed(nn.Identity(), jpeg, channels_last=channels_last)(x) * weights).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, weights)
+
+
+def test_another_quality_is_another_net() -> None:
+    found = [network_identity(ArtPreprocessed(nn.Flatten(), JpegCompression((0, 1), quality=q))) for q in (50, 50, 90)]
+    assert found[0] == found[1] != found[2]
+
+
+def test_pruning_keeps_the_mean() -> None:
+    # what is kept is divided by the probability of being kept
+    net = StochasticActivationPruning(nn.Sequential(nn.ReLU())).eval()
+    x = images(1, (1, 4, 4)).float()
+    with global_seed(0):
+        drawn = torch.stack([net(x) for _ in range(4000)])
+    assert float((drawn == 0).double().mean()) > 0.1
+    assert torch.allclose(drawn.mean(0), x, atol=0.05)
+
+
+def test_nets_that_ship_replace_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
+    folder = shop.home / "nets" / "undefended"
+    folder.mkdir(parents=True)
+    (folder / "card.json").write_text('{"net": {}}')  # of a training of long ago
+    shop.nets({"undefended": shop.recipe("undefended")})
+    assert read_card(folder) == read_card("digits/undefended")
+
+
+def test_what_stands_side_by_side_is_trained_alike() -> None:
+    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
+    epochs = {shop.recipe("undefended").recipe.nb_epochs, shop.adversarial("trades").recipe.nb_epochs}
+    assert epochs == {shop.recipe("f_a-defended").recipe.nb_epochs}
+    assert shop.adversarial("trades").attack_steps == 7
