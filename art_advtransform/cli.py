@@ -128,13 +128,13 @@ def evaluate(
     from art_advtransform.attacks.presets import preset_attacks
     from art_advtransform.datasets import check_dataset, load_dataset
     from art_advtransform.evaluate_nets import Nets, evaluate_nets
-    from art_advtransform.terminal import attack_table, bar, bars, command_line, console, show_evaluations
+    from art_advtransform.terminal import bar, bars, command_line, show_attacks, show_evaluations
 
     # what is cheap to refuse comes before data sets that take a minute to decode
     check_dataset(dataset)
     attacks = preset_attacks(preset, budget)
     if list_attacks:
-        console.print(attack_table(attacks, preset))
+        show_attacks(attacks, preset, as_json=json_output)
         return
     threat, place = threat_of(dataset, eps), device_of(device)
     loaded = Nets.load(dataset if nets is None else str(nets), f_b, place)

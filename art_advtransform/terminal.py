@@ -8,12 +8,21 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from art_advtransform.attacks.base import Attack
@@ -28,6 +37,11 @@ from art_advtransform.store import tensors_sha256, write_json
 
 console = Console()
 
+# Seconds that the remaining time is estimated from: an epoch may take minutes.
+_ESTIMATED_FROM = 1800.0
+# Seconds between two lines where bars can't be drawn, as in a log file.
+_BETWEEN_LINES = 30.0
+
 
 @contextmanager
 def bars(
@@ -38,7 +52,10 @@ def bars(
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
     try:
         with Progress(
-            *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=shown_on, disable=not Shards().is_main
+            *(*columns, TimeElapsedColumn(), TimeRemainingColumn()),
+            console=shown_on,
+            speed_estimate_period=_ESTIMATED_FROM,
+            disable=not Shards().is_main,
         ) as shown:
             yield shown
     except KeyboardInterrupt:
@@ -47,9 +64,26 @@ def bars(
 
 
 def bar(shown: Progress, name: str) -> Callable[[str, int, int], None]:
-    """A bar of ``name`` as the callback (what, done, total)."""
+    """A bar of ``name`` as the callback (what, done, total); a line now and then where there is no terminal."""
     task = shown.add_task(name, total=None)
-    return lambda what, done, total: shown.update(task, completed=done, total=total, description=f"{name}: {what}")
+    written = shown.get_time()
+
+    def update(what: str, done: int, total: int) -> None:
+        nonlocal written
+        shown.update(task, completed=done, total=total, description=f"{name}: {what}")
+        if shown.console.is_terminal or shown.disable or shown.get_time() - written < _BETWEEN_LINES:
+            return
+        written = shown.get_time()
+        shown.console.print(_line(shown.tasks[task]), soft_wrap=True, highlight=False, markup=False)
+
+    return update
+
+
+def _line(task: Task) -> str:
+    """What the bar would show."""
+    left = "" if task.time_remaining is None else f", {timedelta(seconds=round(task.time_remaining))} left"
+    elapsed = timedelta(seconds=round(task.elapsed or 0))
+    return f"{task.description} {task.completed:g}/{task.total:g}, {elapsed} elapsed{left}"
 
 
 def command_line() -> str:
@@ -57,26 +91,36 @@ def command_line() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def attack_table(attacks: Sequence[Attack], preset: str) -> Table:
-    """The entries of a preset: what they see of the model, and what they cost."""
+def show_attacks(attacks: Sequence[Attack], preset: str, *, as_json: bool) -> None:
+    """Print the entries of a preset: what they see of the model, and what they cost."""
+    rows = [_entry(attack) for attack in attacks]
+    if as_json:
+        console.file.write(json.dumps({"preset": preset, "attacks": rows}, indent=1) + "\n")
+        return
     table = Table(title=escape(f"preset {preset}"), caption_justify="left")
-    for column in ("attack", "kind", "toolkit: class", "sees", "rule", "EOT", "D", "evaluations an image"):
-        table.add_column(column, overflow="fold", justify="right" if column.startswith(("EOT", "eval")) else "left")
-    for attack in attacks:
-        view = attack.view
-        rule = view.gradient if isinstance(view.gradient, str) else type(view.gradient).__name__.lower()
-        defended = view.model == "defended"
-        table.add_row(
-            escape(attack.name),
-            attack.kind,
-            f"{attack.toolkit}: {attack.method}" if attack.method else attack.toolkit,
-            "f_a(g(x))" if defended else view.model,
-            rule if defended and attack.kind == "white box" else "-",
-            str(view.eot_samples) if defended else "-",
-            ("frozen" if view.frozen else "fresh") if defended else "-",
-            str(attack.cost),
-        )
-    return table
+    for column in rows[0] if rows else ():
+        number = column in ("EOT", "evaluations an image")
+        table.add_column(column, overflow="fold", justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*("-" if value is None else escape(str(value)) for value in row.values()))
+    console.print(table)
+
+
+def _entry(attack: Attack) -> dict[str, str | int | None]:
+    """A row of the list; ``None`` where something does not apply."""
+    view = attack.view
+    rule = view.gradient if isinstance(view.gradient, str) else type(view.gradient).__name__.lower()
+    defended = view.model == "defended"
+    return {
+        "attack": attack.name,
+        "kind": attack.kind,
+        "toolkit: class": f"{attack.toolkit}: {attack.method}" if attack.method else attack.toolkit,
+        "sees": "f_a(g(x))" if defended else view.model,
+        "rule": rule if defended and attack.kind == "white box" else None,
+        "EOT": view.eot_samples if defended else None,
+        "D": ("frozen" if view.frozen else "fresh") if defended else None,
+        "evaluations an image": attack.cost,
+    }
 
 
 def show_evaluations(evaluations: Mapping[str, Evaluation], out: Path, *, as_json: bool) -> None:

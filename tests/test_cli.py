@@ -192,6 +192,10 @@ def test_list_shows_the_attacks_and_runs_none(tmp_path: Path) -> None:
         r"white box.*torchattacks: APGD.*identity *│ *4 │ fresh *│ *88 │", rows["BPDA-I: APGD-CE-20, EOT 4"]
     )
     assert "foolbox: GenAttack" in output
+    listed = json.loads(run("evaluate", "--preset", "quick", "--list", "--json"))
+    assert [entry["attack"] for entry in listed["attacks"]] == [attack.name for attack in PRESETS["quick"]()]
+    assert [listed["attacks"][2][key] for key in ("sees", "EOT", "evaluations an image")] == ["f_a(g(x))", 4, 88]
+    assert listed["attacks"][0]["EOT"] is None  # of f_a alone
     assert list(tmp_path.iterdir()) == []
 
 
