@@ -39,7 +39,7 @@ class Nets:
         undefended, f_a, f_b: what stands beside one another: a net alone, and f_a(g(.)).
         names: where each came from, for the record.
         adversarial: an adversarially trained net; ``None`` where there is none.
-        surrogate: a net of a black-box attacker, of another architecture.
+        surrogate: a net of a black-box attacker, of another architecture; where none was trained for that, a plain f_b.
         imitation: h(x, D).
         twin: f_a trained once more, from another seed.
     """
@@ -68,6 +68,9 @@ class Nets:
         names = {role: f"{home}/{role}" for role in ("undefended", "f_a-defended")}
         names["f_b"] = f_b or f"{home}/f_b-adversarial"
         names |= {role: f"{home}/{role}" for role in _OPTIONAL if _exists(f"{home}/{role}")}
+        plain = f"{home}/f_b-standard"
+        if "surrogate" not in names and names["f_b"] != plain and _exists(plain):
+            names["surrogate"] = plain
         loaded = {role: load_network(name, device) for role, name in names.items()}
         return cls(
             loaded["undefended"],
