@@ -16,7 +16,7 @@ from scipy.stats import bootstrap
 from torch import Tensor
 from torch.nn import functional as F
 
-from art_advtransform.attacks.climbing import margin
+from art_advtransform.attacks.climbing import WON_BY, margin
 from art_advtransform.defended import DefendedModel
 from art_advtransform.randomness import derived_seed, global_seed, keyed_generator
 from art_advtransform.transform import random_start
@@ -56,10 +56,10 @@ def predictions(
         batch_size: images and draws that f_a sees at a time.
 
     Returns:
-        Classes (n, nb_draws), int64.
+        Classes (n, nb_draws), int64; -1, which is no label, where the logits have NaN.
     """
     classes = [
-        logits.argmax(1).expand(nb_draws)
+        _classes(logits).expand(nb_draws)
         for logits in _logits(defended, x, nb_draws, (seed, purpose), indices, batch_size)
     ]
     return torch.stack(classes) if classes else torch.empty(0, nb_draws, dtype=torch.int64)
@@ -79,14 +79,19 @@ def shares_and_leads(
     Arguments as for :func:`predictions`, with the labels (n,).
 
     Returns:
-        Two tensors (n,), float64, on the CPU; a draw counts in the lead with at most 2.
+        Two tensors (n,), float64, on the CPU; a draw counts in the lead with at most 2, one whose logits have NaN with 2.
     """
     shares, leads = [torch.empty(0)], [torch.empty(0)]
     for logits, label in zip(_logits(defended, x, nb_draws, (seed, purpose), indices), y, strict=True):
         labels = label.expand(len(logits))
-        shares.append((logits.argmax(1) == labels).double().mean(0, keepdim=True).cpu())
-        leads.append(margin(logits, labels).double().mean(0, keepdim=True).cpu())
+        shares.append((_classes(logits) == labels).double().mean(0, keepdim=True).cpu())
+        leads.append(margin(logits, labels).double().nan_to_num(WON_BY).mean(0, keepdim=True).cpu())
     return torch.cat(shares), torch.cat(leads)
+
+
+def _classes(logits: Tensor) -> Tensor:
+    """The predicted class of every row (n,); -1 where there is none: argmax would take NaN for the largest."""
+    return logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
 
 
 def _logits(
@@ -175,9 +180,10 @@ def count(predicted: Tensor, y: Tensor, seed: int = 0) -> Count:
 
 def _won(predicted: Tensor, y: Tensor) -> Tensor:
     """Whether the label has more votes than any other class; a tie must not depend on how classes are numbered."""
-    votes = F.one_hot(predicted, int(max(predicted.max(), y.max())) + 1).sum(1)
-    own = votes.gather(1, y[:, None])
-    return (votes.scatter(1, y[:, None], -1) < own).all(1)
+    # no class (-1) votes, too
+    votes = F.one_hot(predicted + 1, int(max(predicted.max(), y.max())) + 2).sum(1)
+    own = votes.gather(1, y[:, None] + 1)
+    return (votes.scatter(1, y[:, None] + 1, -1) < own).all(1)
 
 
 def interval(per_image: Tensor, seed: int = 0) -> Interval:

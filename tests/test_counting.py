@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from art_advtransform import counting
 from art_advtransform.config import TransformConfig
@@ -203,3 +203,33 @@ def test_shares_are_those_of_the_predictions() -> None:
     assert bool((leads[shares == shares.max()] < leads[shares == shares.min()]).all())
     empty = shares_and_leads(model, X[:0], Y[:0], 3, 0, SELECTION)
     assert [len(part) for part in empty] == [0, 0]
+
+
+# ---- what is no prediction
+
+
+class Blank(nn.Module):
+    """NaN for images whose first pixel is bright, class 0 for the others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = torch.tensor([[1.0, 0.0]]).repeat(len(x), 1)
+        return torch.where(x[:, 0, 0, :1] > 0.5, torch.nan, logits)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_nan_is_right_for_no_label(label: int) -> None:
+    net, x = DefendedModel(Blank(), None), torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
+    y = torch.full((2,), label)
+    found = predictions(net, x, 3, 0, SCORING)
+    assert found.tolist() == [[0] * 3, [-1] * 3]
+    counted = count(found, y)
+    assert counted.per_image.tolist() == [float(label == 0), 0.0]
+    assert (counted.majority.value, counted.any.value) == ((label == 0) / 2, (label == 0) / 2)
+    shares, leads = shares_and_leads(net, x, y, 3, 0, SELECTION)
+    assert shares.tolist() == [float(label == 0), 0.0]
+    assert leads.tolist() == [-1.0 if label == 0 else 1.0, 2.0]  # as lost as can be
+
+
+def test_nan_may_win_the_vote() -> None:
+    votes = torch.tensor([[0, -1, -1], [0, 0, -1], [-1, -1, -1]])
+    assert count(votes, torch.zeros(3, dtype=torch.int64)).majority.value == pytest.approx(1 / 3)

@@ -15,7 +15,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Direction = Callable[[Tensor], Tensor]
 
 # Beyond this lead of another class a draw counts as won, and its gradient goes to the draws that are not.
-_WON_BY = 2.0
+WON_BY = 2.0
 # How often the climb looks which iterate is best, and over how many draws.
 LOOKS, LOOK_DRAWS = 8, 16
 
@@ -133,7 +133,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Lead of the best other class over the label, at most 2: what is won has no gradient."""
     other = logits.scatter(1, y[:, None], -torch.inf).amax(1)
-    return (other - _of(logits, y)).clamp_max(_WON_BY)
+    return (other - _of(logits, y)).clamp_max(WON_BY)
 
 
 def towards(classes: Tensor) -> Loss:
@@ -141,7 +141,7 @@ def towards(classes: Tensor) -> Loss:
 
     def loss(logits: Tensor, y: Tensor) -> Tensor:
         wanted = classes.repeat_interleave(len(y) // len(classes))
-        return (_of(logits, wanted) - _of(logits, y)).clamp_max(_WON_BY)
+        return (_of(logits, wanted) - _of(logits, y)).clamp_max(WON_BY)
 
     return loss
 
