@@ -18,6 +18,7 @@ from art_advtransform.config import ThreatModel, check_count
 from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import check_images
 from art_advtransform.plan import CLEAN, WORST, Plan
+from art_advtransform.randomness import global_seed
 from art_advtransform.records import Evaluation, environment
 from art_advtransform.runs import Progress, attack_code, run_all, worst_case
 from art_advtransform.shards import Shards
@@ -85,7 +86,8 @@ def evaluate(
         The evaluation; its ``path`` is the JSON record.
 
     Raises:
-        TypeError, ValueError: for bad images, labels, options, before any work; if ``out`` holds another evaluation.
+        TypeError, ValueError: for bad images, labels, options, before any work; if ``out`` holds another evaluation; if f_a
+            draws for itself (in eval mode) and does not say so by an attribute ``randomized = True``.
 
     Example:
         >>> from art_advtransform import LLPGDTransform
@@ -202,10 +204,24 @@ def _check_data(defended: DefendedModel, x: Tensor, y: Tensor, threat: ThreatMod
         raise ValueError(f"expected images in [{low}, {high}], got [{float(x.min())}, {float(x.max())}]")
     if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != (len(x),):
         raise ValueError(f"expected labels as an int64 tensor of shape ({len(x)},)")
-    with torch.no_grad(), left_as_found(defended):
+    with torch.no_grad(), left_as_found(defended), global_seed(0):
         nb_classes = defended.view().eval()(x[:1]).shape[1]
+        _check_declared(defended, x[:1])
     if y.min() < 0 or y.max() >= nb_classes:
         raise ValueError(f"expected labels in [0, {nb_classes - 1}], got [{int(y.min())}, {int(y.max())}]")
+
+
+def _check_declared(defended: DefendedModel, x: Tensor) -> None:
+    """A net that draws without saying so would be judged by a single draw, from global state: another one every time."""
+    bare = DefendedModel(defended.classifier, None).eval()
+    if bare.draws_itself:
+        return
+    found = []
+    for seed in range(2):
+        with global_seed(seed):
+            found.append(bare(x))
+    if not torch.allclose(found[0], found[1], rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise ValueError("expected a classifier that draws to say so: set classifier.randomized = True")
 
 
 @contextmanager

@@ -96,3 +96,20 @@ def test_a_known_d_is_the_one_that_is_scored() -> None:
     with model.frozen(3):
         again = predictions(model, X, 12, 0, SCORING)
     assert float(again.float().std(1).mean()) > 0  # its own draws stay
+
+
+class Undeclared(Noisy):
+    """The same, which does not say so."""
+
+    randomized = False
+
+
+@pytest.mark.parametrize(
+    "transform", [None, LLPGDTransform(linear_net(torch.zeros(2, 4)), TransformConfig(max_iter=1))]
+)
+def test_a_net_that_draws_without_saying_so_is_refused(transform: LLPGDTransform | None) -> None:
+    # it would be judged by one draw, another one every time
+    with global_state_untouched(), pytest.raises(ValueError, match=r"set classifier\.randomized = True"):
+        run(DefendedModel(Undeclared(), transform), preset=[])
+    quiet = run(DefendedModel(Undeclared(0.0), transform), preset=[])
+    assert quiet.settings["randomized"] == (transform is not None)
