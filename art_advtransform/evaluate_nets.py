@@ -222,8 +222,13 @@ def _check_same(first: Evaluation, other: Evaluation, name: str) -> None:
     one, two = first.settings, other.settings
     differ = [key for key in _SHARED if one.get(key) != two.get(key)]
     differ += [key for key in ("images", "labels") if one["sha256"][key] != two["sha256"][key]]
+    # a row of the table is one attack: of that name, and of that code and options
+    attacks, others = one.get("attacks", {}), two.get("attacks", {})
+    differ += [f"attack {attack!r}" for attack in attacks if attack in others and attacks[attack] != others[attack]]
     if differ:
-        told = ", ".join(f"{key}: {one[key]!r} and {two[key]!r}" if key in one else f"other {key}" for key in differ)
+        told = ", ".join(
+            f"{key}: {one[key]!r} and {two.get(key)!r}" if key in one else f"other {key}" for key in differ
+        )
         raise ValueError(f"expected records of the same settings, got others for {name}: {told}")
 
 
