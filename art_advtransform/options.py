@@ -38,10 +38,10 @@ def threat_of(dataset: str, eps: float | None) -> ThreatModel:
 
 
 def device_of(name: str | None) -> torch.device:
-    """That of ``name``, else a GPU if there is one: of several processes each has its own."""
+    """That of ``name``, else a GPU if there is one: of several processes each has its own, where no number is given."""
     import torch
 
-    if name is not None or not torch.cuda.is_available():
+    if name not in (None, "cuda") or not torch.cuda.is_available():
         return torch.device(name or "cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 

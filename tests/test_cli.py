@@ -222,6 +222,24 @@ def test_what_was_evaluated_otherwise_is_not_put_beside(evaluated: tuple[Path, s
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("change", ["another attack of that name", "an older record"])
+def test_rows_are_of_one_attack(change: str, evaluated: tuple[Path, str]) -> None:
+    for name, model in (("a", "undefended"), ("b", "adversarial")):
+        shutil.copytree(evaluated[0] / model, Path(name) / model)
+    path = Path("b/adversarial/evaluation.json")
+    record = json.loads(path.read_text())
+    if change == "an older record":
+        del record["settings"]["attack_code"]
+        told = "attack_code: '.*' and None"
+    else:
+        record["settings"]["attacks"]["BPDA-I: PGD-10, EOT 4"] += "0"
+        told = "other attack 'BPDA-I: PGD-10, EOT 4'"
+    path.write_text(json.dumps(record))
+    result = CliRunner().invoke(cli.app, ["report", "a", "b"])
+    assert isinstance(result.exception, ValueError)
+    assert re.search(f"got others for adversarial in b: {told}$", str(result.exception))
+
+
 def test_an_attack_that_fails_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(target: Target, model: DefendedModel) -> Tensor:
         raise RuntimeError("no gradient")
@@ -238,12 +256,14 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     assert str(device_of(None)) == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    found = []
-    for rank in "012":
-        monkeypatch.setenv("LOCAL_RANK", rank)
-        found.append(str(device_of(None)))
-    assert found == ["cuda:0", "cuda:1", "cuda:0"]
+    for name in (None, "cuda"):
+        found = []
+        for rank in "012":
+            monkeypatch.setenv("LOCAL_RANK", rank)
+            found.append(str(device_of(name)))
+        assert found == ["cuda:0", "cuda:1", "cuda:0"]
     assert str(device_of("cpu")) == "cpu"
+    assert str(device_of("cuda:0")) == "cuda:0"
 
 
 def test_json(evaluated: tuple[Path, str], tmp_path: Path) -> None:
