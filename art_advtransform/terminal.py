@@ -27,7 +27,7 @@ from rich.table import Table
 
 from art_advtransform.attacks.base import Attack
 from art_advtransform.attacks.identity import network_identity
-from art_advtransform.diagnostics import CHECKS, Case, Verdict
+from art_advtransform.diagnostics import CHECKS, Case, Verdict, checks_code
 from art_advtransform.page import DIAGNOSIS, read_diagnosis, save_report
 from art_advtransform.records import Evaluation, environment
 from art_advtransform.report import numbers, problems, terminal_table
@@ -158,12 +158,15 @@ def show_verdicts(
             for name in ("seed", "nb_draws", "max_iter", "eot_samples", "nb_corners", "nb_queries")
         },
         "attack_code": attack_code(),
+        "checks_code": checks_code(),
         **environment(case.x.device),
         "images": tensors_sha256([case.x, case.y]),
         "sha256": {name: network_identity(net) for name, net in networks.items() if net is not None},
     }
     named: dict[str, Any] = {str(n): {"name": CHECKS[n][0], **asdict(found)} for n, found in verdicts.items()}
     path, failed = out / DIAGNOSIS, [n for n, found in verdicts.items() if found.status == "fail"]
+    if not Shards().is_main:
+        return not failed
     write_json(path, {"settings": settings, "verdicts": {**_earlier(path, settings), **named}})
     if as_json:
         console.file.write(json.dumps({"settings": settings, "verdicts": named}, indent=1) + "\n")

@@ -5,7 +5,10 @@ To add one, decorate a function with :func:`~art_advtransform.diagnostics.case.c
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection
+from functools import cache
+from pathlib import Path
 
 from art_advtransform.diagnostics import (  # noqa: F401 - they register their checks
     attack,
@@ -19,7 +22,14 @@ from art_advtransform.diagnostics.case import CHECK, CHECKS, Case, Verdict
 from art_advtransform.evaluation import left_as_found
 from art_advtransform.randomness import derived_seed, global_seed
 
-__all__ = ["CHECKS", "Case", "Verdict", "diagnose"]
+__all__ = ["CHECKS", "Case", "Verdict", "checks_code", "diagnose"]
+
+
+@cache
+def checks_code() -> str:
+    """sha256 of the sources of the checks and of the attack that they are about: verdicts of others are not added to."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 def diagnose(

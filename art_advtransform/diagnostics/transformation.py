@@ -23,11 +23,7 @@ def clean_accuracy(case: Case) -> Verdict:
     right = predictions(case.defended, case.x, case.nb_draws, case.seed, SCORING) == case.y[:, None]
     by_draw = right.double().mean(0)
     if case.defended.draws_itself:
-        return verdict(
-            True,
-            f"clean accuracy {100 * by_draw.mean():.1f} %; f_a draws for itself, by its batch",
-            accuracy=float(by_draw.mean()),
-        )
+        return not_applicable(f"clean accuracy {100 * by_draw.mean():.1f} %; f_a draws for itself, by its batch")
     with torch.no_grad(), case.defended.frozen(case.seed) as model:
         together = model(case.x)
         alone = torch.cat([model(image[None]) for image in case.x])
@@ -56,9 +52,10 @@ def budgets(case: Case) -> Verdict:
     if case.defended.transform is not None:
         eps = case.defended.transform.config.eps
         with torch.no_grad():
-            g = case.target(2).view().transformed(case.x)
-        moved = float((g - case.x).abs().max())
-        finite = finite and bool(torch.isfinite(g).all())
+            for x in (case.x, case.x_adv):
+                g = case.target(2).view().transformed(x)
+                moved = max(moved, float((g - x).abs().max()))
+                finite = finite and bool(torch.isfinite(g).all())
     ok = finite and moved <= eps + 1e-6 and outside <= 1e-6
     return verdict(
         ok,
