@@ -235,7 +235,7 @@ def worst_case(
         if first not in shards.mine(plan.firsts()):
             continue
         candidates = [chunks[names[i]][number] for i in strongest_first.tolist()]
-        depends = tensors_sha256([tensor for c in candidates for tensor in (c.attacked, c.share)])
+        depends = f"{attack_code()} {tensors_sha256([tensor for c in candidates for tensor in (c.attacked, c.share)])}"
         found = folder.get(WORST, first, partial(_worst_of, plan, candidates, first), depends)
         made.append((first, (found.scoring, _makers(found, [chunks[name][number] for name in names]))))
     parts = [part for _, part in sorted(shards.everyones(made), key=_first)]
