@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from art_advtransform.records import AttackResult, Evaluation
-from art_advtransform.report import rows
+from art_advtransform.report import draws_told, label, rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,17 +44,17 @@ def accuracy_figure(evaluations: Mapping[str, Evaluation], path: str | os.PathLi
                 continue
             mean = result.mean
             error = [[100 * (mean.value - mean.low)], [100 * (mean.high - mean.value)]]
-            label = model if i == 0 else None
-            axes.barh(height, 100 * mean.value, thickness, xerr=error, color=f"C{m}", capsize=2, label=label)
+            entry = model if i == 0 else None
+            axes.barh(height, 100 * mean.value, thickness, xerr=error, color=f"C{m}", capsize=2, label=entry)
             if 100 * mean.value < 1:  # a bar too short to be seen
                 axes.text(100 * mean.high + 1, height, f"{100 * mean.value:.1f}", va="center", fontsize=7)
-    axes.set_yticks(range(len(all_rows)), [name for name, _ in all_rows])
+    axes.set_yticks(range(len(all_rows)), [label(name, evaluations) for name, _ in all_rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     settings = next(iter(evaluations.values())).settings
     axes.set_xlabel(
         f"accuracy (per cent), {settings['nb_images']} images, L-inf {settings['threat']['eps']:.4g}, "
-        f"{settings['nb_draws']} draws"
+        f"{draws_told(settings)}"
     )
     figure.legend(loc="outside upper center", ncols=len(evaluations))
     return _save(figure, path)

@@ -124,7 +124,8 @@ def numbers(evaluations: Evaluations) -> list[dict[str, Any]]:
     entries = []
     for name, results in rows(evaluations):
         for model, r in results.items():
-            entry: dict[str, Any] = {"model": model, "attack": name, "kind": r.kind, "problem": r.problem}
+            entry: dict[str, Any] = {"model": model, "attack": name, "kind": r.kind, "toolkit": r.toolkit}
+            entry |= {"problem": r.problem, "nb_nan": r.nb_nan}
             for key, interval in (("mean", r.mean), ("majority", r.majority), ("any", r.any)):
                 entry[key] = None if interval is None else interval.value
                 entry[f"{key}_low"] = None if interval is None else interval.low
@@ -216,11 +217,15 @@ def _per_cent(interval: Interval | None) -> str:
     return "-" if interval is None else f"{100 * interval.value:.1f}"
 
 
+def draws_told(settings: Mapping[str, Any], what: str = "draws") -> str:
+    """How many draws the numbers are taken over: single attacks may have fewer."""
+    single = settings.get("nb_attack_draws", settings["nb_draws"])
+    return f"{settings['nb_draws']} {what}" + ("" if single == settings["nb_draws"] else f" (single attacks: {single})")
+
+
 def caption(evaluations: Evaluations) -> str:
     """What the numbers of a table are taken over."""
     s = next(iter(evaluations.values())).settings
-    single = s.get("nb_attack_draws", s["nb_draws"])
-    of_attacks = "" if single == s["nb_draws"] else f" (single attacks: {single})"
     confirmed = f" and confirmed on {s['nb_confirmation_draws']}" if "nb_confirmation_draws" in s else ""
     known = [name for name, e in evaluations.items() if e.settings.get("fixed_draw", False)]
     fixed = (
@@ -230,7 +235,7 @@ def caption(evaluations: Evaluations) -> str:
     )
     return (
         f"Accuracy in per cent over {s['nb_images']} images, L-inf budget {s['threat']['eps']:.4g}, mean over "
-        f"{s['nb_draws']} fresh draws of D{of_attacks}; the worst case is chosen on {s['nb_selection_draws']} others"
+        f"{draws_told(s, 'fresh draws of D')}; the worst case is chosen on {s['nb_selection_draws']} others"
         f"{confirmed}; seed {s['seed']}; vote: majority of the draws; any: right in each of "
         f"{min(s['nb_draws'], DRAWS_FOR_ANY)} draws{fixed}."
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 from art_advtransform.attacks.base import Target
 from art_advtransform.config import ThreatModel
 from art_advtransform.defended import DefendedModel
-from art_advtransform.records import AttackResult, Evaluation
+from art_advtransform.records import AttackResult, Evaluation, environment
 from tests.evaluations import Coin, Run, X, Y, darker, drifting, mean, run, set_preset, step, timeless
 from tests.models import defended, digits_target, undefended
 from tests.problems import images, linear_net
@@ -198,6 +198,16 @@ def test_a_folder_is_that_of_one_evaluation(name: str, tmp_path: Path, monkeypat
     assert len(calls) == len(range(0, 10, after.settings["chunk_size"]))
     assert after.settings["fingerprint"] != before.settings["fingerprint"]
     assert timeless(after) == timeless(run(**OTHERS[name]()))
+
+
+@pytest.mark.parametrize("what", ["versions", "device", "python"])
+def test_a_folder_is_that_of_one_environment(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_preset(monkeypatch, a=step)
+    run(out=tmp_path)
+    here = environment(X.device)
+    monkeypatch.setattr("art_advtransform.evaluation.environment", lambda device: {**here, what: "another"})
+    with pytest.raises(ValueError, match=f"holds another evaluation .*{what}"):
+        run(out=tmp_path)
 
 
 def test_another_preset_takes_over_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

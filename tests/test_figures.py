@@ -65,7 +65,8 @@ def test_bars_are_the_accuracies(drawn: list[Figure], tmp_path: Path) -> None:
     assert accuracy_figure(made, tmp_path / "accuracy.png") == tmp_path / "accuracy.png"
     (figure,) = drawn
     (axes,) = figure.axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["no attack", "A", "B", "C", "worst"]
+    names = ["no attack", "A", "B", "C", "worst, but for 1 attack"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == names
     bars = [container for container in axes.containers if isinstance(container, BarContainer)]
     found = {}
     for bar in bars:
@@ -93,6 +94,17 @@ def test_a_bar_of_nothing_says_so(drawn: list[Figure], tmp_path: Path) -> None:
     nothing = replace(by_hand()["plain"], attacks=[], worst=measured("worst", 0.004))
     accuracy_figure({"net": nothing}, tmp_path / "accuracy.png")
     assert [(t.get_text(), round(t.get_position()[1])) for t in drawn[0].axes[0].texts] == [("0.4", 1)]
+
+
+def test_single_attacks_may_have_fewer_draws_and_the_worst_case_may_lack_one(
+    drawn: list[Figure], tmp_path: Path
+) -> None:
+    few = by_hand()["behind g"]
+    few = replace(few, settings={**few.settings, "nb_attack_draws": 3})
+    accuracy_figure({"net": few}, tmp_path / "accuracy.png")
+    (axes,) = drawn[0].axes
+    assert axes.get_xlabel().endswith("7 draws (single attacks: 3)")
+    assert axes.get_yticklabels()[-1].get_text() == "worst, but for 1 attack"
 
 
 def share(path: Path, colour: str) -> float:

@@ -242,7 +242,9 @@ def test_csv_quotes_names_and_problems(tmp_path: Path) -> None:
 
 def test_frame() -> None:
     table = frame(by_hand())
-    assert table.shape == (9, 21)
+    assert table.shape == (9, 23)
+    assert list(table["toolkit"][:1]) == [by_hand()["plain"].clean.toolkit]
+    assert list(table["nb_nan"]) == [0] * 9
     assert list(table["mean"][:3]) == [0.8, 0.7, 0.2]
     without = table[table["problem"] != ""]
     assert list(without["attack"]) == ["B"]

@@ -57,7 +57,7 @@ def average_start(max_iter: int = 40, nb_draws: int = 50) -> Attack:
         return x_adv
 
     name = f"average start: PGD-{max_iter} on f_a from E[g(x)] of {nb_draws} draws"
-    return Attack(name, generate, "transfer", View("f_a", uses_g=True), method="average_start")
+    return Attack(name, generate, "transfer", View("f_a", uses_g=True), method="average_start", cost=nb_draws)
 
 
 def _direction(model: torch.nn.Module, x: Tensor, y: Tensor) -> Tensor:
