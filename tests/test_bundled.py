@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -26,6 +29,14 @@ def test_bundled_cards_are_those_of_the_recipes(name: str) -> None:
     assert card["command"] == f"art-advtransform train --dataset {dataset} --preset cpu --net {net}"
     if recipe.role in ("defended", "imitation"):
         assert card["f_b_sha256"] == read_card(f"{dataset}/{recipe.f_b}")["sha256"]
+
+
+def test_the_readme_gives_the_cards_numbers() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    told = re.findall(r"^\| `(cifar10/\S+)` \|.*\| ([^|]+?)(?: through g)? \| ([\d.]+|-) \|$", readme, re.MULTILINE)
+    cards = {name: read_card(name) for name in bundled_names() if name.startswith("cifar10/")}
+    attacked = {name: f"{100 * c['pgd20_accuracy']:.1f}" if "pgd20_accuracy" in c else "-" for name, c in cards.items()}
+    assert sorted(told) == [(name, f"{100 * c['test_accuracy']:.1f}", attacked[name]) for name, c in cards.items()]
 
 
 def test_all_nets_of_digits_are_bundled() -> None:
