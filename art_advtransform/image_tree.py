@@ -96,7 +96,7 @@ def cached(name: str, tree: ImageTree, make: Callable[[], dict[str, Tensor]]) ->
     """What ``make`` returns, kept in a file until the tree changes; a damaged file is made again."""
     if tree.stamp is None:
         return make()
-    folder = Path(os.environ.get("ART_ADVTRANSFORM_CACHE", Path.home() / ".cache" / "art_advtransform"))
+    folder = Path(os.environ.get("ART_ADVTRANSFORM_CACHE") or Path.home() / ".cache" / "art_advtransform")
     path = folder / f"{name}-{tree.stamp}.safetensors"
     if path.is_file():
         try:
