@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from art_advtransform import cli
+
 EVALUATE = ["evaluate", "--preset", "smoke", "--images", "6", "--draws", "4"]
 
 
@@ -11,3 +15,15 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
     """When and as which inode every file was written."""
     found = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_ino) for path in found}
+
+
+def run(*arguments: str) -> str:
+    """The output of a command that ends well."""
+    result = CliRunner().invoke(cli.app, list(arguments))
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+def table(output: str) -> list[str]:
+    """The lines of the table itself, without its title."""
+    return [line for line in output.splitlines() if line[:1] in tuple("┏┃┡│├└")]

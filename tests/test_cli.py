@@ -1,4 +1,4 @@
-"""The command line: what each command prints and writes, that it goes on where it was, records of several runs."""
+"""The commands evaluate, report and diagnose: what they print and write, that they go on, records of several runs; help."""
 
 from __future__ import annotations
 
@@ -16,16 +16,13 @@ from rich.console import Console
 from torch import Tensor
 from typer.testing import CliRunner
 
-from art_advtransform import cli, recipes, runs, terminal
+from art_advtransform import cli, runs, terminal
 from art_advtransform.attacks.base import Attack, Target
 from art_advtransform.attacks.presets import PRESETS
 from art_advtransform.defended import DefendedModel
 from art_advtransform.options import device_of
-from art_advtransform.pretrained import read_card
 from art_advtransform.records import Evaluation
-from art_advtransform.training import fit
-from tests.commands import EVALUATE, files
-from tests.models import tiny_nets
+from tests.commands import EVALUATE, files, run, table
 
 COMMANDS = {
     "train": ("--preset", "--net", "--redraw-every", "--restart", "--mixed-precision", "--tensorboard", "--out"),
@@ -62,18 +59,6 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         patch.chdir(folder)
         patch.setattr(terminal, "console", Console(width=160))
         return folder / "results", run(*EVALUATE, "--out", "results")
-
-
-def run(*arguments: str) -> str:
-    """The output of a command that ends well."""
-    result = CliRunner().invoke(cli.app, list(arguments))
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result.output
-
-
-def table(output: str) -> list[str]:
-    """The lines of the table itself, without its title."""
-    return [line for line in output.splitlines() if line[:1] in tuple("┏┃┡│├└")]
 
 
 # ---- help
@@ -312,60 +297,3 @@ def test_diagnose(evaluated: tuple[Path, str], tmp_path: Path) -> None:
     # and goes with the results
     run(*EVALUATE, "--out", "results", "--restart")
     assert not (tmp_path / "results" / "diagnosis.json").exists()
-
-
-# ---- show
-
-
-def test_show(tmp_path: Path) -> None:
-    output = run("show", "--images", "4", "--draws", "8", "--rows", "2", "--out", "figures/g.png")
-    found = re.search(r"over 4 images, 8 draws, seed 0: mean (0\.\d{4}), RMS (0\.\d{4}), maximum (0\.\d{4})\n", output)
-    assert found is not None, output
-    mean, rms, largest = (float(number) for number in found.groups())
-    assert 0.05 < mean < rms < largest <= 0.2
-    assert (tmp_path / "figures" / "g.png").read_bytes().startswith(b"\x89PNG")
-    assert "figure: figures/g.png" in output
-    again = run("show", "--images", "4", "--draws", "8", "--rows", "9")
-    assert found.group() in again
-    assert (tmp_path / "runs" / "show-digits.png").is_file()
-    assert found.group() not in run("show", "--images", "4", "--draws", "8", "--seed", "1").replace("seed 1", "seed 0")
-
-
-# ---- train
-
-
-def test_train_one_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(recipes.NETS, "digits", tiny_nets(1))
-    trained: list[int] = []
-
-    def spy(*arguments: Any, **options: Any) -> list[float]:
-        trained.append(1)
-        return fit(*arguments, **options)
-
-    monkeypatch.setattr("art_advtransform.train_nets.fit", spy)
-    arguments = ("train", "--net", "surrogate", "--out", "nets")
-    output = run(*arguments)
-    folder = tmp_path / "nets" / "surrogate"
-    card = read_card(folder)
-    assert f"surrogate: test accuracy {100 * card['test_accuracy']:.1f} %, 1 draws, nets/surrogate" in output
-    assert [path.name for path in (tmp_path / "nets").iterdir()] == ["surrogate"]
-    before = files(folder)
-    assert set(before) == {"card.json", "config.json", "model.safetensors"}
-    run(*arguments)  # finished: kept
-    assert (files(folder), len(trained)) == (before, 1)
-    run(*arguments, "--restart")
-    assert len(trained) == 2
-    assert read_card(folder)["sha256"] == card["sha256"]
-
-
-def test_evaluate_what_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(recipes.NETS, "digits", tiny_nets(1))
-    output = run("train", "--preset", "smoke", "--out", "nets")
-    names = set(recipes.NETS["digits"])
-    assert {path.name for path in (tmp_path / "nets").iterdir()} == names
-    assert all(f"{name}: test accuracy" in output for name in names - {"imitation"})
-    assert re.search(r"imitation: distance to g 0\.\d{4} \(training images: 0\.\d{4}\)", output)
-    run(*EVALUATE, "--nets", "nets", "--out", "theirs")
-    record = Evaluation.load(tmp_path / "theirs" / "defended" / "evaluation.json")
-    assert record.clean.mean is not None
-    assert record.clean.mean.value < 0.8  # not the bundled nets: one epoch on 256 images
