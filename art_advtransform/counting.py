@@ -106,7 +106,7 @@ def _logits(
     model = defended.view().eval()
     numbers = range(indices, indices + len(x)) if isinstance(indices, int) else indices
     with torch.no_grad():
-        if not model.randomized:
+        if len(x) and not model.randomized:
             yield from model(x).split(1)
             return
         for i, image in zip(numbers, x, strict=True):

@@ -31,11 +31,11 @@ class Pool:
 
     @classmethod
     def joined(cls, pool: Pool | None, chunk: Chunk) -> Pool:
-        """``pool`` with what ``chunk`` does better: right less often, or as often by less; of equals the older stays."""
+        """``pool`` with what ``chunk`` does better; of equals the older stays."""
         found = cls(chunk.attacked, chunk.share, chunk.lead, chunk.scoring)
         if pool is None:
             return found
-        better = (found.share < pool.share) | ((found.share == pool.share) & (found.lead > pool.lead))
+        better = pool.beaten_by(found.share, found.lead)
         return cls(
             torch.where(better.view(-1, 1, 1, 1), found.attacked, pool.attacked),
             torch.where(better, found.share, pool.share),
@@ -43,6 +43,10 @@ class Pool:
             # clean images may have been scored by more draws than attacked ones; the first are the same
             torch.where(better[:, None], found.scoring, pool.scoring[:, : found.scoring.shape[1]]),
         )
+
+    def beaten_by(self, share: Tensor, lead: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        """For which of these results of the images ``rows`` is stronger: right less often, or as often by less."""
+        return (share < self.share[rows]) | ((share == self.share[rows]) & (lead > self.lead[rows]))
 
     def sha256(self) -> str:
         """Of the images that a continuing attack starts from."""

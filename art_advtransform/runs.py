@@ -154,13 +154,13 @@ def _run_chunk(plan: Plan, attack: Attack, first: int, pool: Pool | None = None)
         except Exception as error:  # a toolkit's attack may raise anything; the others still count
             raise _AttackError from error
         seconds = time.perf_counter() - begin
-        share, lead, scoring = _judged(plan, attacked, first, pool, plan.draws_to_score(attack))
+        attacked, share, lead, scoring = _judged(plan, attacked, first, pool, plan.draws_to_score(attack))
     # like chunks that are read again, on the CPU
     return Chunk(
-        attacked.cpu(),
+        attacked,
         share,
         lead,
-        scoring.cpu(),
+        scoring,
         target.queries.forward,
         target.queries.backward,
         seconds,
@@ -170,21 +170,26 @@ def _run_chunk(plan: Plan, attack: Attack, first: int, pool: Pool | None = None)
 
 def _judged(
     plan: Plan, attacked: Tensor, first: int, pool: Pool | None, nb_draws: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Shares and leads for the choice, and the classes that score; what a continuing attack left alone is judged already."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What counts as the attack's images, their shares and leads for the choice, and the classes that score; on the CPU.
+
+    A continuing attack goes on from ``pool``, so that where it found nothing stronger, that is its result, which is judged already.
+    """
     numbers = torch.arange(len(attacked))
     if pool is not None:
         numbers = numbers[(attacked.cpu() != pool.attacked).flatten(1).any(1)]
-        if len(numbers) == 0:
-            return pool.share, pool.lead, pool.scoring[:, :nb_draws]
+    share, lead = _chosen_by(plan, attacked[numbers.to(attacked.device)], (first + numbers).tolist())
+    if pool is not None:
+        stronger = pool.beaten_by(share, lead, numbers)
+        numbers, share, lead = numbers[stronger], share[stronger], lead[stronger]
     images, indices = attacked[numbers.to(attacked.device)], (first + numbers).tolist()
-    found, leads = _chosen_by(plan, images, indices)
-    scored = predictions(plan.defended, images, nb_draws, plan.seed, SCORING, indices).cpu()
+    scoring = predictions(plan.defended, images, nb_draws, plan.seed, SCORING, indices).cpu()
     if pool is None:
-        return found, leads, scored
-    share, lead, scoring = pool.share.clone(), pool.lead.clone(), pool.scoring[:, :nb_draws].clone()
-    share[numbers], lead[numbers], scoring[numbers] = found, leads, scored
-    return share, lead, scoring
+        return images.cpu(), share, lead, scoring
+    result = pool.attacked.clone(), pool.share.clone(), pool.lead.clone(), pool.scoring[:, :nb_draws].clone()
+    for kept, found in zip(result, (images.cpu(), share, lead, scoring), strict=True):
+        kept[numbers] = found.to(kept)
+    return result
 
 
 def _chosen_by(plan: Plan, images: Tensor, indices: list[int]) -> tuple[Tensor, Tensor]:
@@ -272,6 +277,19 @@ def _worst_of(plan: Plan, candidates: list[Chunk], first: int) -> Chunk:
     return Chunk(attacked, share, lead, scoring.cpu(), 0, 0, time.perf_counter() - begin)
 
 
+def _repeated(candidates: list[Chunk]) -> Tensor:
+    """Which candidates are images that one before them has made (candidates, n): to confirm those again tells nothing."""
+    repeated = torch.zeros(len(candidates), len(candidates[0].attacked), dtype=torch.bool)
+    for i in range(repeated.shape[1]):
+        seen: set[bytes] = set()
+        for k, candidate in enumerate(candidates):
+            made = candidate.attacked[i].numpy().tobytes()
+            # one whose attack failed is not judged, and stands for no other
+            repeated[k, i] = made in seen and bool(candidate.share[i].isfinite())
+            seen |= {made} if candidate.share[i].isfinite() else set()
+    return repeated
+
+
 def _confirm_the_least(plan: Plan, candidates: list[Chunk], shares: Tensor, first: int) -> None:
     """Replace shares over a few draws by those over many, until for every image the least is one over many.
 
@@ -279,6 +297,7 @@ def _confirm_the_least(plan: Plan, candidates: list[Chunk], shares: Tensor, firs
     """
     few = plan.nb_selection_draws
     confirmed = (shares * few).round() <= 1  # when they were judged
+    shares[_repeated(candidates)] = torch.inf
     while True:
         best = shares.argmin(0)
         rows = torch.nonzero(~confirmed[best, torch.arange(len(best))]).flatten()

@@ -75,9 +75,11 @@ SMALL: dict[str, Callable[[], Attack]] = {
 }
 # their gradients, if any, are not those of the defended model
 ON_NETS = ("APGD-CE", "APGD-T", "transfer: MI-FGSM", "transfer: VMI-FGSM")
-WITHOUT_QUERIES = ("white-box transfer", "black-box transfer", "average start", "transfer from f_b", *ON_NETS)
-# they ask the model, but differentiate nothing, or another net: "mean ce" is the one on the twin
-SEARCHES = ("HopSkipJump", "GenAttack", "Square", "SPSA", "transfer: mean", "student", "BPDA-I: mean ce")
+# "mean ce" is the one on the twin
+TRANSFERS = ("white-box transfer", "black-box transfer", "average start", "transfer from f_b", "transfer: mean")
+WITHOUT_QUERIES = (*TRANSFERS, "BPDA-I: mean ce", *ON_NETS)
+# they ask the model, but differentiate nothing, or another net
+SEARCHES = ("HopSkipJump", "GenAttack", "Square", "SPSA", "student")
 WITHOUT_GRADIENTS = (*WITHOUT_QUERIES, *SEARCHES)
 # it starts at the image and draws nothing
 UNSEEDED = ("transfer: MI-FGSM",)
@@ -99,6 +101,10 @@ def test_every_attack_of_the_presets_is_tested() -> None:
     for preset in PRESETS:  # records and tables tell attacks apart by name
         attacks = [attack.name for attack in preset_attacks(preset)]
         assert len(attacks) == len(set(attacks))
+
+
+def test_the_average_start_costs_its_draws() -> None:
+    assert average_start(4, 3).cost == 3
 
 
 def test_unknown_preset() -> None:

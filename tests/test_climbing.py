@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,18 +11,18 @@ from torch.nn import functional as F
 
 from art_advtransform.attacks.base import Target, View
 from art_advtransform.attacks.climbing import (
-    LOOKS,
     Keeper,
     climb,
     cross_entropy,
     expected_gradient,
     margin,
+    nb_looks,
     scaled,
     towards,
 )
 from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.config import ThreatModel
-from art_advtransform.defended import DefendedModel
+from art_advtransform.defended import DefendedModel, Queries
 from tests.evaluations import Coin, drifting
 from tests.models import defended, digits_target, undefended
 from tests.problems import defended_model, images, linear_net, linear_two_classes
@@ -102,9 +104,13 @@ def test_a_climb_on_a_linear_net(max_iter: int) -> None:
     for t in range(max_iter):
         d = (d + EPS * (1 / 4 - 1 / 8 * t / max(max_iter - 1, 1)) * UP).clamp(-EPS, EPS)
     torch.testing.assert_close(last, X + d)
-    assert len(looked) == min(max_iter, LOOKS) + 1
-    assert torch.equal(looked[0], X)
+    # every fifth step at most, the last always
+    assert len(looked) == {1: 1, 3: 1, 8: 2, 21: 5}[max_iter]
     assert torch.equal(looked[-1], last)
+    assert nb_looks(4000) == 8
+    looked.clear()
+    assert torch.equal(climb(keeper, X, lambda x: UP.expand_as(x), max_iter, eps_steps=(1 / 4, 1 / 8), looks=0), last)
+    assert looked == []
 
 
 def test_momenta_are_averaged() -> None:
@@ -214,6 +220,16 @@ def test_what_is_differentiated_is_the_twin_and_what_is_kept_is_judged_by_the_de
     assert Keeper(target).model.classifier is target.defended.classifier
     with target.defended.frozen(3), target.seen(View("twin")) as model:
         assert model.is_frozen
+
+
+def test_a_transfer_returns_its_end_without_asking_the_model() -> None:
+    target = digits_target(undefended(), 3)
+    target = replace(target, defended=defended(), queries=Queries())
+    attacked = expectation_pgd(6, 1, seen="f_b").run(target)
+    assert target.queries.forward == 0
+    assert not torch.equal(attacked, target.x)
+    expectation_pgd(6, 1).run(target)
+    assert target.queries.forward > 0
 
 
 def test_it_brings_a_defended_and_an_undefended_net_down() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,10 +100,31 @@ def test_what_is_left_alone_is_not_judged_again(seen: list[Target], monkeypatch:
     assert timeless(run(model, images, labels, chunk_size=9)) == timeless(with_spy)
 
 
-def _all(plan: Plan, attacked: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+def _all(plan: Plan, attacked: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     numbers = list(range(first, first + len(attacked)))
     scoring = predictions(plan.defended, attacked, plan.nb_draws, plan.seed, SCORING, numbers)
-    return *runs._chosen_by(plan, attacked, numbers), scoring
+    return attacked, *runs._chosen_by(plan, attacked, numbers), scoring
+
+
+@pytest.mark.parametrize("weaker", [lambda x: x + 0.01, lambda x: x], ids=["other", "same"])
+def test_where_nothing_stronger_is_found_the_result_before_stays(
+    weaker: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacks = [fake_attack("darker", darker), Attack("weaker", lambda target, model: weaker(target.start()))]
+    attacks[1] = replace(attacks[1], continues=True)
+    monkeypatch.setitem(PRESETS, "mine", lambda: attacks)
+    scored: list[int] = []
+    original = predictions
+
+    def spy(model: DefendedModel, x: Tensor, *rest: object) -> Tensor:
+        scored.append(len(x))
+        return original(model, x, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("art_advtransform.runs.predictions", spy)
+    result = run(BRIGHT, IMAGES, LABELS, chunk_size=8)
+    assert result.attacks[0].per_image == result.attacks[1].per_image
+    assert sum(scored) == 16  # clean images and the first attack's alone
+    assert set(result.chosen) <= {"no attack", "darker"}
 
 
 def test_another_beginning_is_another_result(
@@ -154,7 +176,7 @@ def test_what_looks_won_is_confirmed_by_other_draws(monkeypatch: pytest.MonkeyPa
     assert alive == []
 
 
-def test_the_least_share_is_one_over_many_draws() -> None:
+def test_the_least_share_is_one_over_many_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     # thirty images as good as one another, made by "attacks" that return constants: right in a fifth of the draws
     x, y = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.int64)
     plan = Plan(
@@ -165,5 +187,22 @@ def test_the_least_share_is_one_over_many_draws() -> None:
     found = runs._worst_of(plan, candidates, 0)
     # not the lucky 0.4
     assert float(found.share) == pytest.approx(0.2, abs=0.06)
+    # nor is the same image confirmed for each that made it
+    asked: list[int] = []
+    original = runs._confirmed
+
+    def spy(plan: Plan, images: Tensor, indices: list[int]) -> tuple[Tensor, Tensor]:
+        asked.append(len(images))
+        return original(plan, images, indices)
+
+    monkeypatch.setattr(runs, "_confirmed", spy)
+    often = replace(plan, defended=flicker(0.3))
+    assert float(runs._worst_of(often, candidates, 0).share) == pytest.approx(0.7, abs=0.06)
+    assert sum(asked) == 1
+    asked.clear()
+    other = [replace(c, attacked=x + 1e-5 * k) for k, c in enumerate(candidates)]
+    assert float(runs._worst_of(often, other, 0).share) == pytest.approx(0.7, abs=0.06)
+    assert sum(asked) > 5
+    monkeypatch.undo()
     exact = runs._worst_of(replace(plan, defended=BRIGHT), candidates, 0)
     assert float(exact.share) == pytest.approx(0.4)  # nothing to confirm where there are no draws

@@ -66,6 +66,11 @@ def test_the_worst_case_is_kept_and_goes_with_what_it_was_made_of(
     assert scored == []
     run(**options | {"preset": [by(0.05), by(0.1)]})
     assert scored  # other images are worst
+    scored.clear()
+    monkeypatch.setattr(runs, "attack_code", lambda: "counted in another way")
+    again = run(**options | {"preset": [by(0.05), by(0.1)]})
+    assert scored
+    assert len(again.chosen) == 10
 
 
 def test_what_a_mended_attack_did_before_is_not_taken_for_its_result(

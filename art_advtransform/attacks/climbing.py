@@ -16,8 +16,8 @@ Direction = Callable[[Tensor], Tensor]
 
 # Beyond this lead of another class a draw counts as won, and its gradient goes to the draws that are not.
 WON_BY = 2.0
-# How often the climb looks which iterate is best, and over how many draws.
-LOOKS, LOOK_DRAWS = 8, 16
+# How often the climb looks which iterate is best, at most, after how many steps, at least, and over how many draws.
+LOOKS, STEPS_A_LOOK, LOOK_DRAWS = 8, 5, 16
 
 
 class Keeper:
@@ -73,42 +73,47 @@ def climb(
     *,
     momenta: Sequence[float] = (0.0,),
     eps_steps: tuple[float, float] = (1 / 4, 1 / 16),
-    looks: int = LOOKS,
+    looks: int | None = None,
 ) -> Tensor:
     """Sign steps along ``direction``, inside the budget.
 
     Args:
-        keeper: is shown ``looks`` iterates on the way, and the last.
+        keeper: is shown ``looks`` iterates, the last among them.
         x_adv: where it begins, (n, C, H, W).
         direction: from iterates to what is climbed, both (n, C, H, W).
         max_iter: steps.
         momenta: coefficients of momentum; with several, the step follows the mean of their buffers (Lucas et al. 2019,
             aggregated momentum, arXiv 1804.00325).
         eps_steps: first and last step as shares of the budget; between them they fall linearly.
-        looks: see ``keeper``.
+        looks: see ``keeper``; ``None``: one for every five steps, at most eight; 0: none.
 
     Returns:
         The last iterate; the best is the keeper's.
     """
     eps, (first, last) = keeper.target.threat.eps, eps_steps
     buffers = [torch.zeros_like(x_adv) for _ in momenta]
-    shown = {max_iter * k // looks for k in range(looks)}
+    looks = nb_looks(max_iter) if looks is None else looks
+    shown = {max_iter * k // looks for k in range(1, looks + 1)}
     for t in range(max_iter):
-        if t in shown:
-            keeper.look(x_adv)
         d = scaled(torch.nan_to_num(direction(x_adv)))
         for beta, buffer in zip(momenta, buffers, strict=True):
             buffer.mul_(beta).add_(d)
         eps_step = eps * (first + (last - first) * t / max(max_iter - 1, 1))
         moves = d.flatten(1).any(1).view(-1, 1, 1, 1)  # where every draw is won, no old direction leads away
         x_adv = keeper.target.project(x_adv + eps_step * moves * torch.stack(buffers).mean(0).sign())
-    keeper.look(x_adv)
+        if t + 1 in shown:
+            keeper.look(x_adv)
     return x_adv
 
 
-def looks_cost(looks: int = LOOKS) -> int:
-    """Evaluations of an image that the keeper's looks cost in a climb, at most."""
-    return (looks + 1) * LOOK_DRAWS
+def nb_looks(max_iter: int) -> int:
+    """How many iterates of a climb are looked at: a look costs as much as some steps."""
+    return min(LOOKS, -(-max_iter // STEPS_A_LOOK))
+
+
+def looks_cost(looks: int) -> int:
+    """Evaluations of an image that so many looks of the keeper cost."""
+    return looks * LOOK_DRAWS
 
 
 def expected_gradient(model: torch.nn.Module, x: Tensor, loss: Loss, y: Tensor, draws: int) -> Tensor:

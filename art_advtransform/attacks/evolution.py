@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from art_advtransform.attacks.base import Attack, Target, View
-from art_advtransform.attacks.climbing import Keeper, Loss, climb, expected_gradient, looks_cost, margin
+from art_advtransform.attacks.climbing import Keeper, Loss, climb, expected_gradient, looks_cost, margin, nb_looks
 from art_advtransform.config import check_count, check_positive
 from art_advtransform.defended import DefendedModel
 
@@ -51,7 +51,7 @@ def evolution_strategy(
         return keeper.best
 
     name = f"evolution strategy: {max_iter} steps, {nb_samples} pairs, sigma {sigma:g} eps"
-    cost = max_iter * (nb_samples * 2 + _KNOWN_DRAWS) + looks_cost()
+    cost = max_iter * (nb_samples * 2 + _KNOWN_DRAWS) + looks_cost(nb_looks(max_iter))
     return Attack(name, generate, "white box", View(), method="evolution_strategy", cost=cost, continues=continues)
 
 

@@ -16,6 +16,7 @@ from art_advtransform.attacks.climbing import (
     expected_gradient,
     looks_cost,
     margin,
+    nb_looks,
     towards,
 )
 from art_advtransform.backward import GradientEstimator
@@ -55,7 +56,8 @@ def expectation_pgd(
         continues: start from the strongest result so far, on the survivors.
 
     Returns:
-        The attack; it returns, of the iterates that it looks at, the one that is right in the fewest of 16 draws.
+        The attack; it returns, of the iterates that it looks at, the one that is right in the fewest of 16 draws. A transfer,
+        which has no use for queries, returns the last.
 
     Raises:
         ValueError: if a number or the loss is not one of those above.
@@ -71,31 +73,35 @@ def expectation_pgd(
     if not momenta or not all(0 <= beta < 1 for beta in momenta):
         raise ValueError(f"expected momenta in [0, 1), got {tuple(momenta)}")
 
+    queries = seen == "defended" or loss == "targeted"
+
     def generate(target: Target, model: DefendedModel) -> Tensor:
         keeper = Keeper(target)
-        draws = eot_samples if model.randomized else 1
+        draws, x_adv = eot_samples if model.randomized else 1, keeper.best
 
         for chosen in _losses(loss, keeper):
 
             def direction(x_adv: Tensor, chosen: Loss = chosen) -> Tensor:
                 return expected_gradient(model, x_adv, chosen, target.y, draws)
 
-            climb(keeper, keeper.best, direction, max_iter, momenta=momenta, eps_steps=eps_steps)
-        return keeper.best
+            looks = nb_looks(max_iter) if queries else 0
+            x_adv = climb(keeper, keeper.best, direction, max_iter, momenta=momenta, eps_steps=eps_steps, looks=looks)
+        return keeper.best if queries else x_adv
 
     rule = _title(seen, gradient) if rule is None else rule
     name = f"{rule}: mean {loss}, PGD-{max_iter}, {eot_samples} {'draw' if eot_samples == 1 else 'draws'}"
     name += "" if tuple(momenta) == (0.0,) else f", momentum {'/'.join(f'{beta:g}' for beta in momenta)}"
     name += "" if nb_steps is None else f", N = {nb_steps}"
     name += "" if seen == "defended" else f", on {'an independent copy' if seen == 'twin' else seen}"
-    climbs, first_look = (_NB_TARGETS, looks_cost(0)) if loss == "targeted" else (1, 0)
+    climbs, first_look = (_NB_TARGETS, looks_cost(1)) if loss == "targeted" else (1, 0)
+    looks, steps = nb_looks(max_iter) if queries else 0, max_iter * eot_samples if seen == "defended" else 0
     return Attack(
         name,
         generate,
         "white box" if seen == "defended" else "transfer",
         View(seen, gradient=gradient, max_iter=nb_steps),
         method="expectation_pgd",
-        cost=first_look + climbs * ((max_iter * eot_samples if seen in ("defended", "twin") else 0) + looks_cost()),
+        cost=first_look + climbs * (steps + looks_cost(looks)),
         continues=continues,
     )
 
