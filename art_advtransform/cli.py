@@ -103,6 +103,9 @@ def evaluate(
         int | None, typer.Option(help="Others, that choose the worst attack; default: the preset's.", min=1)
     ] = None,
     budget: Annotated[float, typer.Option(help="Multiplies the steps of the preset strong.")] = 1.0,
+    chunk_size: Annotated[
+        int, typer.Option(help="Images attacked at a time, and lost where a run is killed; more are faster.", min=1)
+    ] = 50,
     model: Annotated[
         list[str] | None,
         typer.Option(help="Only this (may be repeated): undefended, adversarial, 'f_a without g', defended, ..."),
@@ -154,6 +157,7 @@ def evaluate(
             seed=seed,
             **counted_by(preset, draws, attack_draws, selection_draws),
             budget=budget,
+            chunk_size=chunk_size,
             restart=restart,
         )
     show_evaluations(evaluations, out, as_json=json_output)
@@ -176,7 +180,7 @@ def diagnose(
     nets: NetsFolder = None,
     f_b: FB = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder; default: that of `evaluate`, whose report then has the checks.")
+        Path | None, typer.Option(help="Folder; default: that of `evaluate`, which is checked and gets the verdicts.")
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON instead of a table.")] = False,
     data_root: DataRoot = None,
@@ -185,25 +189,30 @@ def diagnose(
 ) -> None:
     """Nineteen checks of the defended net and of the attack on it; ends with 1 where one fails.
 
-    A failed check says that a robust accuracy is not to be believed in this respect, or that the defence is odd.
+    A failed check says that a robust accuracy is not to be believed in this respect, or that the defence is odd. Where the folder
+    holds an evaluation of these images, checks 2, 13, 14, 15 and 18 are of its worst attacked images; the others need an attack's
+    path, or another budget or model, and are of PGD along BPDA-I gradients.
     """
     from art_advtransform.datasets import check_dataset, load_dataset
     from art_advtransform.diagnostics import Case
     from art_advtransform.diagnostics import diagnose as run
-    from art_advtransform.evaluate_nets import Nets
+    from art_advtransform.evaluate_nets import DEFENDED, Nets, worst_images
     from art_advtransform.terminal import bar, bars, command_line, show_verdicts
 
     check_dataset(dataset)
     threat, place = threat_of(dataset, eps), device_of(device)
     loaded = Nets.load(dataset if nets is None else str(nets), f_b, place)
     test = load_dataset(dataset, "test", data_root, download=download).sample(images)
+    out = Path(f"runs/evaluate-{dataset}") if out is None else out
+    x, defended = test.x.to(place), loaded.models()[DEFENDED]
     case = Case(
-        loaded.models()["defended"],
-        test.x.to(place),
+        defended,
+        x,
         test.y.to(place),
         threat,
         seed,
         loaded.undefended,
+        found=worst_images(out, defended, x, threat),
         max_iter=max_iter,
         eot_samples=eot_samples,
         nb_draws=draws,
@@ -212,7 +221,6 @@ def diagnose(
     )
     with bars("interrupted: nothing is kept", aside=json_output) as shown:
         verdicts = run(case, check, bar(shown, "diagnose"))
-    out = Path(f"runs/evaluate-{dataset}") if out is None else out
     about = {"dataset": dataset, "nets": loaded.names, "command": command_line()}
     if not show_verdicts(verdicts, case, about, out, as_json=json_output):
         raise typer.Exit(1)

@@ -12,12 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from art_advtransform.attacks.base import Attack
+from art_advtransform.attacks.identity import network_identity
 from art_advtransform.config import ThreatModel
 from art_advtransform.datasets import ImageSet
 from art_advtransform.defended import DefendedModel
 from art_advtransform.evaluation import evaluate
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.page import DIAGNOSIS, EXAMPLES
+from art_advtransform.plan import CLEAN, WORST
 from art_advtransform.pretrained import load_network, read_card
 from art_advtransform.records import Evaluation
 from art_advtransform.runs import Progress
@@ -157,6 +159,29 @@ def evaluate_nets(
     if Shards().is_main and DEFENDED in chosen:
         _save_examples(chosen[DEFENDED], evaluations[DEFENDED], x, out)
     return evaluations
+
+
+def worst_images(folder: Path, defended: DefendedModel, x: Tensor, threat: ThreatModel) -> Tensor | None:
+    """What the evaluation of the defended net in ``folder`` found to be worst for ``x``, shape of ``x``.
+
+    ``None`` where there is none, or it is of other nets, another budget, or images that do not begin with these.
+    """
+    run = folder / DEFENDED
+    if not (run / "evaluation.json").exists() or defended.transform is None:
+        return None
+    settings = Evaluation.load(run / "evaluation.json").settings
+    nets = {"f_a": defended.classifier, "f_b": defended.transform.model}
+    same = all(settings["sha256"].get(name) == network_identity(net) for name, net in nets.items())
+    if not same or settings["threat"]["eps"] != threat.eps or settings["nb_images"] < len(x):
+        return None
+    try:
+        clean, worst = (
+            torch.stack([read_attacked(run, name, settings["chunk_size"], i) for i in range(len(x))]).to(x)
+            for name in (CLEAN.name, WORST)
+        )
+    except FileNotFoundError:  # a record without its images, as under benchmarks/results
+        return None
+    return worst if torch.equal(clean, x) else None
 
 
 def _chosen(models: dict[str, DefendedModel], names: Sequence[str] | None) -> dict[str, DefendedModel]:

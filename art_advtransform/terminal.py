@@ -161,6 +161,7 @@ def show_verdicts(
         "checks_code": checks_code(),
         **environment(case.x.device),
         "images": tensors_sha256([case.x, case.y]),
+        "found": None if case.found is None else tensors_sha256([case.found]),
         "sha256": {name: network_identity(net) for name, net in networks.items() if net is not None},
     }
     named: dict[str, Any] = {str(n): {"name": CHECKS[n][0], **asdict(found)} for n, found in verdicts.items()}
@@ -172,7 +173,8 @@ def show_verdicts(
         console.file.write(json.dumps({"settings": settings, "verdicts": named}, indent=1) + "\n")
         return not failed
     table = Table(
-        title=f"{len(case.x)} images, L-inf budget {case.threat.eps:.4g}, {case.nb_draws} draws, seed {case.seed}"
+        title=f"{len(case.x)} images, L-inf budget {case.threat.eps:.4g}, {case.nb_draws} draws, seed {case.seed}; "
+        f"checks 2, 13, 14, 15 and 18 of {case.made_by}, the others of PGD-{case.max_iter}"
     )
     table.add_column("check", overflow="fold")
     table.add_column("verdict", overflow="fold")

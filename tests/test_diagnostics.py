@@ -1,4 +1,4 @@
-"""The nineteen checks: each passes where all is well, and fails on a model or an attack that was built to fail it."""
+"""The nineteen checks: each passes where all is well, and fails on a model that was built to fail it."""
 
 from __future__ import annotations
 
@@ -12,40 +12,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from art_advtransform.attacks.base import Target
-from art_advtransform.attacks.released import FAULTS
 from art_advtransform.backward import Draw, GradientEstimator
 from art_advtransform.config import ThreatModel
 from art_advtransform.defended import DefendedModel
-from art_advtransform.diagnostics import CHECKS, Case, diagnose, faults
-from art_advtransform.diagnostics.paths import Path, eot_pgd
+from art_advtransform.diagnostics import CHECKS, Case, diagnose
 from art_advtransform.gradients import GRADIENTS
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.page import DIAGNOSIS
 from art_advtransform.pretrained import load_pretrained
 from art_advtransform.terminal import show_verdicts
+from tests.cases import FEW, digits_case, status
 from tests.evaluations import Coin, drifting
-from tests.models import defended, digits_target, global_state_untouched, undefended
-
-FEW: dict[str, Any] = {"max_iter": 20, "eot_samples": 4, "nb_draws": 8, "nb_corners": 200, "nb_queries": 100}
-
-
-def digits_case(model: DefendedModel | None = None, n: int = 12, **more: Any) -> Case:
-    """The bundled defended net, or ``model``, on images that it gets right."""
-    target = digits_target(defended() if model is None else model, 30)
-    with torch.no_grad():
-        right = target.defended.eval()(target.x).argmax(1) == target.y
-    x, y = target.x[right][:n], target.y[right][:n]
-    net = load_pretrained("digits/undefended")
-    return Case(target.defended, x, y, target.threat, undefended=net, **{**FEW, **more})
-
-
-def status(case: Case, number: int) -> str:
-    found = diagnose(case, [number])[number]
-    assert found.reason
-    assert not found.reason.startswith(" ")
-    return found.status
-
+from tests.models import digits_target, global_state_untouched, undefended
 
 # ---- where all is well
 
@@ -210,100 +188,6 @@ def test_a_jacobian_that_is_not_the_identity(monkeypatch: pytest.MonkeyPatch) ->
     assert status(replace(digits_case(), defended=stretched), 3) == "fail"
     monkeypatch.setitem(GRADIENTS, "identity", Doubled)
     assert status(digits_case(), 3) == "fail"
-
-
-# ---- attacks built to fail
-
-
-def lazy(target: Target, max_iter: int, eot_samples: int) -> Path:
-    """Does nothing."""
-    clean = [target.x] * (max_iter + 1)
-    fooled = torch.zeros(len(target.x), dtype=torch.bool)
-    return Path(clean, torch.ones(max_iter, len(target.x)), target.x, fooled)
-
-
-def outside(target: Target, max_iter: int, eot_samples: int) -> Path:
-    return replace(lazy(target, max_iter, eot_samples), x_adv=target.x + 1.5 * target.threat.eps)
-
-
-def with_nan(target: Target, max_iter: int, eot_samples: int) -> Path:
-    return replace(lazy(target, max_iter, eot_samples), x_adv=target.x * torch.nan)
-
-
-def forgetful(target: Target, max_iter: int, eot_samples: int) -> Path:
-    """Finds what it looks for, and returns where it came from."""
-    return replace(eot_pgd(target, max_iter, eot_samples), x_adv=target.x)
-
-
-def slow(target: Target, max_iter: int, eot_samples: int) -> Path:
-    """Steps so small that it does not arrive."""
-    small = replace(target, threat=replace(target.threat, eps=target.threat.eps / 10))
-    first = eot_pgd(small, max_iter, eot_samples)
-    rising = torch.linspace(1, 3, max_iter)[:, None].expand(max_iter, len(target.x))
-    return replace(first, losses=rising)
-
-
-def own_draws(target: Target, max_iter: int, eot_samples: int) -> Path:
-    """Thinks that it has succeeded."""
-    return replace(lazy(target, max_iter, eot_samples), fooled=torch.ones(len(target.x), dtype=torch.bool))
-
-
-def worse_with_effort(target: Target, max_iter: int, eot_samples: int) -> Path:
-    return (eot_pgd if max_iter == 1 else lazy)(target, max_iter, eot_samples)
-
-
-def better_with_steps(target: Target, max_iter: int, eot_samples: int) -> Path:
-    return (eot_pgd if max_iter > FEW["max_iter"] else lazy)(target, max_iter, eot_samples)
-
-
-def blind_to_known_draws(target: Target, max_iter: int, eot_samples: int) -> Path:
-    return (lazy if target.defended.is_frozen else eot_pgd)(target, max_iter, eot_samples)
-
-
-FAIL_BY_ATTACK = [
-    (2, outside),
-    (2, with_nan),
-    (6, forgetful),
-    (7, slow),
-    (8, own_draws),
-    (9, lazy),
-    (10, lazy),
-    (11, lazy),
-    (11, worse_with_effort),
-    (11, better_with_steps),
-    (13, blind_to_known_draws),
-    (14, lazy),
-    (15, lazy),
-    (16, lazy),
-    (17, lazy),
-    (18, lazy),
-]
-# Those that a model without draws, or without a transform, has nothing of.
-OF_THE_DEFENDED = (13, 18)
-
-
-@pytest.mark.parametrize(("number", "attack"), FAIL_BY_ATTACK)
-def test_an_attack_built_to_fail(number: int, attack: Any) -> None:
-    model = defended() if number in OF_THE_DEFENDED else undefended()
-    many = {"nb_queries": 300, "nb_corners": 2000}
-    assert status(digits_case(model, attack=attack, **many), number) == "fail"
-
-
-def test_square_sees_through_a_lazy_attack_on_the_defence() -> None:
-    assert status(digits_case(attack=lazy, nb_queries=1000), 14) == "fail"
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_what_each_fault_fakes_is_told(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def accuracy(case: Case, mended: list[str]) -> float:
-        return 0.1 if fault not in mended and len(mended) == len(FAULTS) - 1 else 0.6
-
-    monkeypatch.setattr(faults, "_accuracy", accuracy)
-    found = diagnose(digits_case(attack=lazy), [18])[18]
-    # with a fault it is stronger than the attack in question: which is then no attack to trust
-    assert found.status == "fail"
-    assert (found.figures[f"only {fault}"], found.figures["mended"]) == (0.1, 0.6)
-    assert f"only {fault} 10.0" in found.reason
 
 
 # ---- what does not apply

@@ -66,6 +66,8 @@ class Case:
         undefended: a net without a defence, for the positive controls.
         attack: the attack in question, (target, max_iter, eot_samples) to a :class:`~art_advtransform.diagnostics.paths.Path`.
         max_iter, eot_samples: of that attack.
+        found: images that an evaluation's worst attacks made, shape of ``x``; checks that ask for no path, or for no attack of
+            another model or budget, are of these instead of the attack's.
         nb_draws: draws of D that an accuracy is the mean of.
         nb_corners: random corners of the budget that are tried, over all images.
         nb_queries: of the Square attack, on an image.
@@ -80,6 +82,7 @@ class Case:
     attack: PathAttack = eot_pgd
     max_iter: int = 40
     eot_samples: int = 10
+    found: Tensor | None = None
     nb_draws: int = 20
     nb_corners: int = 10_000
     nb_queries: int = 1000
@@ -90,6 +93,8 @@ class Case:
             raise TypeError(f"expected a DefendedModel, got {type(self.defended).__name__}")
         if len(self.x) == 0 or len(self.x) != len(self.y):
             raise ValueError(f"expected as many labels as images, and some, got {len(self.x)} and {len(self.y)}")
+        if self.found is not None and self.found.shape != self.x.shape:
+            raise ValueError(f"expected found images of shape {tuple(self.x.shape)}, got {tuple(self.found.shape)}")
         for name in ("max_iter", "eot_samples", "nb_draws", "nb_corners", "nb_queries"):
             check_count(name, getattr(self, name))
 
@@ -123,6 +128,16 @@ class Case:
         """Where it ends, projected."""
         return self.target(0).project(self.path.x_adv)
 
+    @property
+    def worst(self) -> Tensor:
+        """What was found for every image: by the evaluation where there is one, else by the attack in question; projected."""
+        return self.x_adv if self.found is None else self.target(0).project(self.found)
+
+    @property
+    def made_by(self) -> str:
+        """Whose ``worst`` is."""
+        return "the attack in question" if self.found is None else "the evaluation's worst case"
+
     def shares(self, x: Tensor, model: DefendedModel | None = None, *, select: bool = False) -> Tensor:
         """Share of right draws of every image (n,), over draws that choose (``select``) or draws that score."""
         model = self.defended if model is None else model
@@ -134,11 +149,18 @@ class Case:
         """Mean accuracy in [0, 1] over images and draws."""
         return float(self.shares(x, model).mean())
 
-    def noise(self) -> float:
-        """What an accuracy may differ by from draws to draws: two standard errors of a share over them; 0 where none is drawn."""
+    def noise(self, *shares: Tensor) -> float:
+        """Two standard errors, over draws, of the difference of mean accuracies; 0 where none is drawn.
+
+        The images are the same, so that what they differ in doesn't count.
+
+        Args:
+            shares: of right draws, of the images in which the two differ, from :meth:`shares`.
+        """
         if not self.defended.randomized:
             return 0.0
-        return 2 * math.sqrt(0.25 / (len(self.x) * self.nb_draws))
+        variance = sum(float((share * (1 - share)).sum()) for share in shares) / max(self.nb_draws - 1, 1)
+        return 2 * math.sqrt(variance) / len(self.x)
 
     def uniform(self, size: float, *key: int) -> Tensor:
         """Images with U(-size, size) noise in the valid range."""

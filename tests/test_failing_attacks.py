@@ -1,0 +1,201 @@
+"""Checks of attacks that were built to fail them, and of what an evaluation found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from art_advtransform.attacks.base import Target, from_function
+from art_advtransform.attacks.released import FAULTS, released_bpda
+from art_advtransform.config import ThreatModel
+from art_advtransform.datasets import load_dataset
+from art_advtransform.defended import DefendedModel
+from art_advtransform.diagnostics import Case, diagnose, faults, paths
+from art_advtransform.diagnostics.paths import eot_pgd
+from art_advtransform.evaluate_nets import DEFENDED, Nets, evaluate_nets, worst_images
+from art_advtransform.layer import LLPGDTransform
+from art_advtransform.recipes import DIGITS_THREAT
+from tests.cases import FEW, digits_case, status
+from tests.evaluations import Coin, drifting
+from tests.models import defended, undefended
+
+# ---- attacks built to fail
+
+
+def lazy(target: Target, max_iter: int, eot_samples: int) -> paths.Path:
+    """Does nothing."""
+    clean = [target.x] * (max_iter + 1)
+    fooled = torch.zeros(len(target.x), dtype=torch.bool)
+    return paths.Path(clean, torch.ones(max_iter, len(target.x)), target.x, fooled)
+
+
+def outside(target: Target, max_iter: int, eot_samples: int) -> paths.Path:
+    return replace(lazy(target, max_iter, eot_samples), x_adv=target.x + 1.5 * target.threat.eps)
+
+
+def with_nan(target: Target, max_iter: int, eot_samples: int) -> paths.Path:
+    return replace(lazy(target, max_iter, eot_samples), x_adv=target.x * torch.nan)
+
+
+def forgetful(target: Target, max_iter: int, eot_samples: int) -> paths.Path:
+    """Finds what it looks for, and returns where it came from."""
+    return replace(eot_pgd(target, max_iter, eot_samples), x_adv=target.x)
+
+
+def slow(target: Target, max_iter: int, eot_samples: int) -> paths.Path:
+    """Steps so small that it does not arrive."""
+    small = replace(target, threat=replace(target.threat, eps=target.threat.eps / 10))
+    first = eot_pgd(small, max_iter, eot_samples)
+    rising = torch.linspace(1, 3, max_iter)[:, None].expand(max_iter, len(target.x))
+    return replace(first, losses=rising)
+
+
+def own_draws(target: Target, max_iter: int, eot_samples: int) -> paths.Path:
+    """Thinks that it has succeeded."""
+    return replace(lazy(target, max_iter, eot_samples), fooled=torch.ones(len(target.x), dtype=torch.bool))
+
+
+def worse_with_effort(target: Target, max_iter: int, eot_samples: int) -> paths.Path:
+    return (eot_pgd if max_iter == 1 else lazy)(target, max_iter, eot_samples)
+
+
+def better_with_steps(target: Target, max_iter: int, eot_samples: int) -> paths.Path:
+    return (eot_pgd if max_iter > FEW["max_iter"] else lazy)(target, max_iter, eot_samples)
+
+
+def blind_to_known_draws(target: Target, max_iter: int, eot_samples: int) -> paths.Path:
+    return (lazy if target.defended.is_frozen else eot_pgd)(target, max_iter, eot_samples)
+
+
+FAIL_BY_ATTACK = [
+    (2, outside),
+    (2, with_nan),
+    (6, forgetful),
+    (7, slow),
+    (8, own_draws),
+    (9, lazy),
+    (10, lazy),
+    (11, lazy),
+    (11, worse_with_effort),
+    (11, better_with_steps),
+    (13, blind_to_known_draws),
+    (14, lazy),
+    (15, lazy),
+    (16, lazy),
+    (17, lazy),
+    (18, lazy),
+]
+# Those that a model without draws, or without a transform, has nothing of.
+OF_THE_DEFENDED = (13, 18)
+
+
+@pytest.mark.parametrize(("number", "attack"), FAIL_BY_ATTACK)
+def test_an_attack_built_to_fail(number: int, attack: Any) -> None:
+    model = defended() if number in OF_THE_DEFENDED else undefended()
+    many = {"nb_queries": 300, "nb_corners": 2000}
+    assert status(digits_case(model, attack=attack, **many), number) == "fail"
+
+
+def test_square_sees_through_a_lazy_attack_on_the_defence() -> None:
+    assert status(digits_case(attack=lazy, nb_queries=1000), 14) == "fail"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_each_fault_fakes_is_told(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shares(case: Case, mended: list[str]) -> Tensor:
+        return torch.full((len(case.x),), 0.1 if fault not in mended and len(mended) == len(FAULTS) - 1 else 0.6)
+
+    monkeypatch.setattr(faults, "_shares", shares)
+    found = diagnose(digits_case(attack=lazy), [18])[18]
+    # with a fault it is stronger than the attack in question: which is then no attack to trust
+    assert found.status == "fail"
+    assert (found.figures[f"only {fault}"], found.figures["mended"]) == pytest.approx((0.1, 0.6))
+    assert f"only {fault} 10.0" in found.reason
+
+
+# ---- what an evaluation found
+
+
+def test_what_an_evaluation_found_is_checked_instead() -> None:
+    """An attack that does nothing fails these; images that are wrong pass them, whatever attack is beside them."""
+    case = digits_case(attack=lazy, nb_queries=1000, nb_corners=2000)
+    strong = case.target(0).project(released_bpda(list(FAULTS)).run(case.target(18)))  # all of them mended
+    for number in (14, 18):
+        assert status(case, number) == "fail"
+        assert status(replace(case, found=strong), number) == "pass"
+    for number in (13, 14, 15, 18):
+        assert "the evaluation's worst case" in diagnose(replace(case, found=strong), [number])[number].reason
+        assert "the attack in question" in diagnose(case, [number])[number].reason
+    assert status(replace(case, found=case.x + 1.5 * case.threat.eps), 2) == "fail"
+    assert status(replace(case, attack=outside, found=strong), 2) == "pass"
+    with pytest.raises(ValueError, match=r"expected found images of shape \(12, 1, 8, 8\), got \(3, 1, 8, 8\)"):
+        replace(case, found=strong[:3])
+
+
+class FarFromAttacked(LLPGDTransform):
+    """g leaves its ball where the image is not one of those it was shown."""
+
+    known: Tensor
+
+    def forward(self, x: Tensor, start: Tensor | None = None) -> Tensor:
+        g: Tensor = super().forward(x, start)
+        return g if torch.equal(x, self.known) else g + 1
+
+
+def test_g_of_attacked_images_is_looked_at() -> None:
+    case = digits_case()
+    assert case.defended.transform is not None
+    g = FarFromAttacked(case.defended.transform.model)
+    g.known = case.x
+    far = replace(case, defended=DefendedModel(case.defended.classifier, g), attack=lazy)
+    assert status(far, 2) == "pass"
+    assert status(replace(far, found=case.x + 0.01), 2) == "fail"
+
+
+def test_worst_images_are_those_of_the_same_nets_budget_and_images(tmp_path: Path) -> None:
+    nets, data = Nets.load("digits"), load_dataset("digits", "test").sample(7)
+    few: dict[str, Any] = {"nb_draws": 2, "nb_selection_draws": 2, "nb_confirmation_draws": 2, "chunk_size": 3}
+    darker = from_function("darker", lambda x, y: x - 0.125)
+    evaluate_nets(nets, data, DIGITS_THREAT, tmp_path, models=[DEFENDED], preset=[darker], **few)
+    model = nets.models()[DEFENDED]
+    found = worst_images(tmp_path, model, data.x[:5], DIGITS_THREAT)
+    assert found is not None
+    either = ((found == data.x[:5]) | (found == (data.x[:5] - 0.125).clamp(0, 1))).all()
+    assert bool(either)
+    assert not torch.equal(found, data.x[:5])
+    others = load_dataset("digits", "train").sample(5).x
+    assert worst_images(tmp_path, model, others, DIGITS_THREAT) is None
+    assert worst_images(tmp_path, model, data.x[:5], ThreatModel(0.1)) is None
+    assert worst_images(tmp_path, drifting(Coin()), data.x[:5], DIGITS_THREAT) is None
+    assert worst_images(tmp_path / "none", model, data.x[:5], DIGITS_THREAT) is None
+
+
+# ---- noise
+
+
+def test_the_noise_of_a_difference_is_that_of_its_draws() -> None:
+    case = digits_case(nb_draws=9)
+    n = len(case.x)
+    certain, coin = torch.ones(n), torch.full((n,), 0.5)
+    assert case.noise(certain, 0 * certain) == 0
+    assert case.noise(certain, coin) == pytest.approx(2 * math.sqrt(0.25 / 8 / n))
+    assert case.noise(coin, coin) == pytest.approx(math.sqrt(2) * case.noise(coin))
+    assert digits_case(undefended()).noise(coin, coin) == 0
+    # two accuracies of the same images from other draws differ by no more in 19 of 20 cases, and sometimes by half of it
+    model = drifting(Coin())
+    x, y = torch.rand(12, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 2
+    apart, told = [], []
+    for seed in range(60):
+        one = Case(model, x, y, ThreatModel(0.1), 2 * seed, **FEW)
+        other = replace(one, seed=2 * seed + 1)
+        shares = one.shares(x), other.shares(x)
+        apart.append(abs(float((shares[0] - shares[1]).mean())))
+        told.append(one.noise(*shares))
+    beyond = sum(a > t for a, t in zip(apart, told, strict=True)) / 60
+    assert 0 < beyond <= 0.15
