@@ -6,13 +6,14 @@ import logging
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from art_advtransform.options import (
     FB,
+    HELP,
     DataRoot,
     Dataset,
     Device,
@@ -26,7 +27,7 @@ from art_advtransform.options import (
 )
 
 app = typer.Typer(
-    help="Adversarial transformation (Xiao & Zheng 2020): train nets, attack them, look at g(x).",
+    help=HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # brackets are mathematics here
@@ -124,7 +125,8 @@ def evaluate(
     download: Download = False,
     device: Device = None,
 ) -> None:
-    """Attack a defended net beside an undefended one; goes on where it was interrupted. Ends with 1 where an attack failed.
+    """Attack a defended net beside an undefended one; goes on where it was interrupted. Ends with 1 where an attack
+    failed, or what it needs is not there.
 
     In several processes: torchrun --nproc-per-node 2 -m art_advtransform evaluate ...
     """
@@ -161,7 +163,7 @@ def evaluate(
             restart=restart,
         )
     show_evaluations(evaluations, out, as_json=json_output)
-    if any(attack.problem.startswith("failed") for e in evaluations.values() for attack in e.attacks):
+    if any(e.missing for e in evaluations.values()):
         raise typer.Exit(1)
 
 
@@ -191,11 +193,12 @@ def diagnose(
 
     A failed check says that a robust accuracy is not to be believed in this respect, or that the defence is odd. Where the folder
     holds an evaluation of these images, checks 2, 13, 14, 15 and 18 are of its worst attacked images; the others need an attack's
-    path, or another budget or model, and are of PGD along BPDA-I gradients.
+    path, or another budget or model, and are of PGD along BPDA-I gradients. Verdicts are kept as they come: after an interrupt the
+    same command does the rest.
     """
     from art_advtransform.datasets import check_dataset, load_dataset
+    from art_advtransform.diagnosis import run_checks
     from art_advtransform.diagnostics import Case
-    from art_advtransform.diagnostics import diagnose as run
     from art_advtransform.evaluate_nets import DEFENDED, Nets, worst_images
     from art_advtransform.terminal import bar, bars, command_line, show_verdicts
 
@@ -205,6 +208,12 @@ def diagnose(
     test = load_dataset(dataset, "test", data_root, download=download).sample(images)
     out = Path(f"runs/evaluate-{dataset}") if out is None else out
     x, defended = test.x.to(place), loaded.models()[DEFENDED]
+    about = {"dataset": dataset, "nets": loaded.names, "command": command_line()}
+    worst = worst_images(out, defended, x, threat)
+    found: dict[str, Any] = {}
+    if worst is not None:
+        found = {"found": worst[0], "found_by": f"the {worst[1].named_worst}"}
+        about["evaluation"] = worst[1].identity
     case = Case(
         defended,
         x,
@@ -212,17 +221,17 @@ def diagnose(
         threat,
         seed,
         loaded.undefended,
-        found=worst_images(out, defended, x, threat),
         max_iter=max_iter,
         eot_samples=eot_samples,
         nb_draws=draws,
         nb_corners=corners,
         nb_queries=queries,
+        **found,
     )
-    with bars("interrupted: nothing is kept", aside=json_output) as shown:
-        verdicts = run(case, check, bar(shown, "diagnose"))
-    about = {"dataset": dataset, "nets": loaded.names, "command": command_line()}
-    if not show_verdicts(verdicts, case, about, out, as_json=json_output):
+    with bars(aside=json_output) as shown:
+        verdicts, settings, path = run_checks(case, about, out, check, bar(shown, "diagnose"))
+    show_verdicts(verdicts, settings, path, as_json=json_output)
+    if any(verdict.status == "fail" for verdict in verdicts.values()):
         raise typer.Exit(1)
 
 

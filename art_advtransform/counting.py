@@ -81,7 +81,7 @@ def shares_and_leads(
     Returns:
         Two tensors (n,), float64, on the CPU; a draw counts in the lead with at most 2, one whose logits have NaN with 2.
     """
-    shares, leads = [torch.empty(0)], [torch.empty(0)]
+    shares, leads = [torch.empty(0, dtype=torch.float64)], [torch.empty(0, dtype=torch.float64)]
     for logits, label in zip(_logits(defended, x, nb_draws, (seed, purpose), indices), y, strict=True):
         labels = label.expand(len(logits))
         shares.append((_classes(logits) == labels).double().mean(0, keepdim=True).cpu())

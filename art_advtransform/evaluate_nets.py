@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from art_advtransform.attacks.identity import network_identity
 from art_advtransform.config import ThreatModel
 from art_advtransform.datasets import ImageSet
 from art_advtransform.defended import DefendedModel
+from art_advtransform.diagnosis import DIAGNOSIS
 from art_advtransform.evaluation import evaluate
 from art_advtransform.layer import LLPGDTransform
-from art_advtransform.page import DIAGNOSIS, EXAMPLES
+from art_advtransform.page import EXAMPLES
 from art_advtransform.plan import CLEAN, WORST
 from art_advtransform.pretrained import load_network, read_card
 from art_advtransform.records import Evaluation
@@ -161,17 +163,21 @@ def evaluate_nets(
     return evaluations
 
 
-def worst_images(folder: Path, defended: DefendedModel, x: Tensor, threat: ThreatModel) -> Tensor | None:
-    """What the evaluation of the defended net in ``folder`` found to be worst for ``x``, shape of ``x``.
+def worst_images(
+    folder: Path, defended: DefendedModel, x: Tensor, threat: ThreatModel
+) -> tuple[Tensor, Evaluation] | None:
+    """What the evaluation of the defended net in ``folder`` found to be worst for ``x``, shape of ``x``, and that evaluation.
 
-    ``None`` where there is none, or it is of other nets, another budget, or images that do not begin with these.
+    ``None`` where there is none, or it is of another defended net or budget, or of images that do not begin with these.
     """
     run = folder / DEFENDED
     if not (run / "evaluation.json").exists() or defended.transform is None:
         return None
-    settings = Evaluation.load(run / "evaluation.json").settings
+    evaluation = Evaluation.load(run / "evaluation.json")
+    settings = evaluation.settings
     nets = {"f_a": defended.classifier, "f_b": defended.transform.model}
     same = all(settings["sha256"].get(name) == network_identity(net) for name, net in nets.items())
+    same = same and settings["transform"] == json.loads(json.dumps(asdict(defended.transform.config)))
     if not same or settings["threat"]["eps"] != threat.eps or settings["nb_images"] < len(x):
         return None
     try:
@@ -181,7 +187,7 @@ def worst_images(folder: Path, defended: DefendedModel, x: Tensor, threat: Threa
         )
     except FileNotFoundError:  # a record without its images, as under benchmarks/results
         return None
-    return worst if torch.equal(clean, x) else None
+    return (worst, evaluation) if torch.equal(clean, x) else None
 
 
 def _chosen(models: dict[str, DefendedModel], names: Sequence[str] | None) -> dict[str, DefendedModel]:

@@ -114,6 +114,10 @@ def evaluate(
     check_count("seed", seed, minimum=0)
     if nb_attack_draws > nb_draws:
         raise ValueError(f"expected nb_attack_draws <= nb_draws, got {nb_attack_draws} and {nb_draws}")
+    if nb_confirmation_draws < nb_selection_draws:
+        raise ValueError(
+            f"expected nb_confirmation_draws >= nb_selection_draws, got {nb_confirmation_draws} and {nb_selection_draws}"
+        )
     surrogates = {} if surrogates is None else surrogates
     _check_model(defended, threat, surrogates, imitation, twin)
     _check_data(defended, images, labels, threat)

@@ -13,6 +13,16 @@ if TYPE_CHECKING:
 
     from art_advtransform.config import ThreatModel
 
+HELP = """Adversarial transformation (Xiao & Zheng 2020): train nets, attack them, look at g(x).
+
+Begin with `art-advtransform evaluate`: the bundled nets of digits, in a minute or two; then `diagnose`, which checks what that
+found, and `report runs/evaluate-digits`, which adds the checks to its page. `train` makes nets for `evaluate --nets FOLDER`;
+`show` draws g(x).
+
+Everything long goes on where it was interrupted when the same command is given again. Exit codes: 0; 1 where an attack or a
+check failed; 2 for bad input; 130 after an interrupt.
+"""
+
 Dataset = Annotated[str, typer.Option(help="digits, cifar10, tiny_imagenet or fashion_mnist.")]
 DataRoot = Annotated[
     Path | None, typer.Option(help="Folder with the data; default: $ART_ADVTRANSFORM_DATA, else ./data.")
@@ -52,9 +62,10 @@ def counted_by(preset: str, draws: int | None, attack_draws: int | None, selecti
 
     usual = DRAWS[preset]
     nb_draws = usual.nb_draws if draws is None else draws
+    nb_selection_draws = usual.nb_selection_draws if selection_draws is None else selection_draws
     return {
         "nb_draws": nb_draws,
-        "nb_selection_draws": usual.nb_selection_draws if selection_draws is None else selection_draws,
-        "nb_confirmation_draws": usual.nb_confirmation_draws,
+        "nb_selection_draws": nb_selection_draws,
+        "nb_confirmation_draws": max(usual.nb_confirmation_draws, nb_selection_draws),
         "nb_attack_draws": min(usual.nb_attack_draws, nb_draws) if attack_draws is None else attack_draws,
     }

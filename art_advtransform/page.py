@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from art_advtransform.counting import Interval
+from art_advtransform.diagnosis import DIAGNOSIS, read_diagnosis
 from art_advtransform.diagnostics import CHECKS
 from art_advtransform.records import AttackResult, Evaluation
 from art_advtransform.report import (
@@ -25,8 +26,8 @@ from art_advtransform.report import (
     save_tables,
 )
 
-# What a run's folder may hold beside its records.
-DIAGNOSIS, EXAMPLES = "diagnosis.json", "examples.safetensors"
+# What a run's folder may hold beside its records and the diagnosis.
+EXAMPLES = "examples.safetensors"
 _REMEDY = 'pip install "art-advtransform[report]"'
 
 
@@ -46,7 +47,9 @@ def save_report(evaluations: Mapping[str, Evaluation], title: str, folder: Path)
     written: dict[str, list[Path | str]] = {"tables": [*save_tables(evaluations, folder)]}
     diagnosis = read_diagnosis(folder)
     if diagnosis is not None and not _is_of(diagnosis, evaluations):
-        written["checks"] = [f"left out: {folder / DIAGNOSIS} is of other nets or another budget"]
+        written["checks"] = [
+            f"left out: {folder / DIAGNOSIS} is of other nets, another budget or an earlier evaluation"
+        ]
         diagnosis = None
     try:
         pictures = _figures(evaluations, diagnosis, folder)
@@ -57,28 +60,12 @@ def save_report(evaluations: Mapping[str, Evaluation], title: str, folder: Path)
     return {**written, "figures": [*pictures.values()], "report": [page]}
 
 
-def read_diagnosis(folder: Path) -> dict[str, Any] | None:
-    """What ``diagnose`` wrote, if it did.
-
-    Raises:
-        ValueError: if it is damaged.
-    """
-    path = folder / DIAGNOSIS
-    if not path.exists():
-        return None
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-        _ = found["verdicts"], found["settings"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"damaged record {path}: {error}") from error
-    return found
-
-
 def _is_of(diagnosis: dict[str, Any], evaluations: Mapping[str, Evaluation]) -> bool:
-    """Whether one of the models is the one that was checked, at the budget of the evaluation."""
+    """Whether one of the models is the one that was checked, at the evaluation's budget, and what it found if that was checked."""
     checked = diagnosis["settings"]
     return any(
         checked.get("eps") == e.settings["threat"]["eps"]
+        and checked.get("evaluation") in (None, e.identity)
         and all(e.settings["sha256"].get(net) == sha for net, sha in checked.get("sha256", {"": "unknown"}).items())
         for e in evaluations.values()
     )

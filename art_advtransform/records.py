@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from art_advtransform.counting import Count, Interval
-from art_advtransform.store import write_json
+from art_advtransform.store import fingerprint, write_json
 
 _PACKAGES = ("art-advtransform", "torch", "numpy", "adversarial-robustness-toolbox", "foolbox", "torchattacks")
 
@@ -33,7 +33,7 @@ class AttackResult:
         published: accuracy of the defence under it as the paper gives it, in [0, 1]; ``None`` where it gives none.
         nb_nan: attacked images with NaN, whose clean pixels were taken instead.
         stage: of the attack, where the preset has stages.
-        nb_attacked: images that it ran on: all, or those that the attacks before it had left right in some draw.
+        nb_attacked: images that it ran on: all, or those that the attacks before it had left.
         remaining: accuracy under the per-image worst of all attacks up to this one; ``None`` for none and the worst itself.
     """
 
@@ -91,6 +91,19 @@ class Evaluation:
     def missing(self) -> list[str]:
         """Names of attacks that the worst case lacks on some image."""
         return [attack.name for attack in self.attacks if attack.is_missing]
+
+    @property
+    def named_worst(self) -> str:
+        """The worst case, and of which attacks."""
+        preset = self.settings.get("preset")
+        named = f"preset {preset}" if isinstance(preset, str) else f"{len(self.attacks)} attacks"
+        return f"worst case of {named}" + f", but for {len(self.missing)} of its attacks" * bool(self.missing)
+
+    @property
+    def identity(self) -> str:
+        """sha256 of what its worst case hangs on: model, images, draws, attacks and their code."""
+        keys = ("fingerprint", "preset", "budget", "attack_code", "attacks")
+        return fingerprint({key: self.settings.get(key) for key in keys})
 
     def save(self, path: str | os.PathLike[str], *, write: bool = True) -> Evaluation:
         """The same evaluation with its ``path``; the JSON record is written there, whole or not at all, if ``write``."""

@@ -154,10 +154,10 @@ def _run_chunk(plan: Plan, attack: Attack, first: int, pool: Pool | None = None)
         except Exception as error:  # a toolkit's attack may raise anything; the others still count
             raise _AttackError from error
         seconds = time.perf_counter() - begin
-        attacked, share, lead, scoring = _judged(plan, attacked, first, pool, plan.draws_to_score(attack))
+        share, lead, scoring = _judged(plan, attacked, first, pool, plan.draws_to_score(attack))
     # like chunks that are read again, on the CPU
     return Chunk(
-        attacked,
+        attacked.cpu(),
         share,
         lead,
         scoring,
@@ -170,26 +170,25 @@ def _run_chunk(plan: Plan, attack: Attack, first: int, pool: Pool | None = None)
 
 def _judged(
     plan: Plan, attacked: Tensor, first: int, pool: Pool | None, nb_draws: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What counts as the attack's images, their shares and leads for the choice, and the classes that score; on the CPU.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Shares and leads for the choice, and the classes that score, on the CPU.
 
-    A continuing attack goes on from ``pool``, so that where it found nothing stronger, that is its result, which is judged already.
+    What a continuing attack left alone is judged already. Where it found nothing stronger its line tells what was there before;
+    its images still stand for the worst case, which is chosen with more care and scored anew.
     """
     numbers = torch.arange(len(attacked))
     if pool is not None:
         numbers = numbers[(attacked.cpu() != pool.attacked).flatten(1).any(1)]
-    share, lead = _chosen_by(plan, attacked[numbers.to(attacked.device)], (first + numbers).tolist())
-    if pool is not None:
-        stronger = pool.beaten_by(share, lead, numbers)
-        numbers, share, lead = numbers[stronger], share[stronger], lead[stronger]
     images, indices = attacked[numbers.to(attacked.device)], (first + numbers).tolist()
-    scoring = predictions(plan.defended, images, nb_draws, plan.seed, SCORING, indices).cpu()
+    found, leads = _chosen_by(plan, images, indices)
     if pool is None:
-        return images.cpu(), share, lead, scoring
-    result = pool.attacked.clone(), pool.share.clone(), pool.lead.clone(), pool.scoring[:, :nb_draws].clone()
-    for kept, found in zip(result, (images.cpu(), share, lead, scoring), strict=True):
-        kept[numbers] = found.to(kept)
-    return result
+        return found, leads, predictions(plan.defended, images, nb_draws, plan.seed, SCORING, indices).cpu()
+    share, lead, scoring = pool.share.clone(), pool.lead.clone(), pool.scoring[:, :nb_draws].clone()
+    share[numbers], lead[numbers] = found, leads
+    stronger = pool.beaten_by(found, leads, numbers)
+    images, indices = images[stronger.to(images.device)], (first + numbers[stronger]).tolist()
+    scoring[numbers[stronger]] = predictions(plan.defended, images, nb_draws, plan.seed, SCORING, indices).cpu()
+    return share, lead, scoring
 
 
 def _chosen_by(plan: Plan, images: Tensor, indices: list[int]) -> tuple[Tensor, Tensor]:
@@ -269,10 +268,8 @@ def _worst_of(plan: Plan, candidates: list[Chunk], first: int) -> Chunk:
             torch.stack([getattr(candidates[int(k)], name)[i] for i, k in enumerate(best)])
             for name in ("attacked", "share", "lead")
         )
-        if plan.nb_attack_draws == plan.nb_draws:  # they have been scored by all
-            scoring = torch.stack([candidates[int(k)].scoring[i] for i, k in enumerate(best)])
-        else:
-            scoring = predictions(plan.defended, attacked.to(plan.x), plan.nb_draws, plan.seed, SCORING, first)
+        # anew: what is stronger only by more draws has not been scored, and single attacks are by fewer
+        scoring = predictions(plan.defended, attacked.to(plan.x), plan.nb_draws, plan.seed, SCORING, first)
     share = shares[best, rows]
     return Chunk(attacked, share, lead, scoring.cpu(), 0, 0, time.perf_counter() - begin)
 
@@ -283,7 +280,7 @@ def _repeated(candidates: list[Chunk]) -> Tensor:
     for i in range(repeated.shape[1]):
         seen: set[bytes] = set()
         for k, candidate in enumerate(candidates):
-            made = candidate.attacked[i].numpy().tobytes()
+            made = candidate.attacked[i].flatten().view(torch.uint8).numpy().tobytes()  # numpy has no bfloat16
             # one whose attack failed is not judged, and stands for no other
             repeated[k, i] = made in seen and bool(candidate.share[i].isfinite())
             seen |= {made} if candidate.share[i].isfinite() else set()

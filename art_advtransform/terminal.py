@@ -26,14 +26,11 @@ from rich.progress import (
 from rich.table import Table
 
 from art_advtransform.attacks.base import Attack
-from art_advtransform.attacks.identity import network_identity
-from art_advtransform.diagnostics import CHECKS, Case, Verdict, checks_code
-from art_advtransform.page import DIAGNOSIS, read_diagnosis, save_report
-from art_advtransform.records import Evaluation, environment
+from art_advtransform.diagnostics import CHECKS, Verdict
+from art_advtransform.page import save_report
+from art_advtransform.records import Evaluation
 from art_advtransform.report import numbers, problems, terminal_table
-from art_advtransform.runs import attack_code
 from art_advtransform.shards import Shards
-from art_advtransform.store import tensors_sha256, write_json
 
 console = Console()
 
@@ -143,62 +140,31 @@ def show_evaluations(evaluations: Mapping[str, Evaluation], out: Path, *, as_jso
         console.print(f"{what}:", *(str(path) for path in paths), soft_wrap=True)
 
 
-def show_verdicts(
-    verdicts: Mapping[int, Verdict], case: Case, about: Mapping[str, Any], out: Path, *, as_json: bool
-) -> bool:
-    """Print the verdicts, add them to ``diagnosis.json``; whether none failed."""
-    transform = case.defended.transform
-    networks = {"f_a": case.defended.classifier, "f_b": None if transform is None else transform.model}
-    settings = {
-        **about,
-        "nb_images": len(case.x),
-        "eps": case.threat.eps,
-        **{
-            name: getattr(case, name)
-            for name in ("seed", "nb_draws", "max_iter", "eot_samples", "nb_corners", "nb_queries")
-        },
-        "attack_code": attack_code(),
-        "checks_code": checks_code(),
-        **environment(case.x.device),
-        "images": tensors_sha256([case.x, case.y]),
-        "found": None if case.found is None else tensors_sha256([case.found]),
-        "sha256": {name: network_identity(net) for name, net in networks.items() if net is not None},
-    }
-    named: dict[str, Any] = {str(n): {"name": CHECKS[n][0], **asdict(found)} for n, found in verdicts.items()}
-    path, failed = out / DIAGNOSIS, [n for n, found in verdicts.items() if found.status == "fail"]
+def show_verdicts(verdicts: Mapping[int, Verdict], settings: Mapping[str, Any], path: Path, *, as_json: bool) -> None:
+    """Print the verdicts, or as JSON with the settings, and where the record is."""
     if not Shards().is_main:
-        return not failed
-    write_json(path, {"settings": settings, "verdicts": {**_earlier(path, settings), **named}})
+        return
     if as_json:
+        named = {str(n): {"name": CHECKS[n][0], **asdict(found)} for n, found in verdicts.items()}
         console.file.write(json.dumps({"settings": settings, "verdicts": named}, indent=1) + "\n")
-        return not failed
-    table = Table(
-        title=f"{len(case.x)} images, L-inf budget {case.threat.eps:.4g}, {case.nb_draws} draws, seed {case.seed}; "
-        f"checks 2, 13, 14, 15 and 18 of {case.made_by}, the others of PGD-{case.max_iter}"
+        return
+    draws = f"{settings['nb_draws']} draws, seed {settings['seed']}"
+    told = f"{settings['nb_images']} images, L-inf budget {settings['eps']:.4g}, {draws}"
+    pgd = f"PGD-{settings['max_iter']}"
+    of = (
+        f"checks 2, 13, 14, 15 and 18 of {settings['found_by']}, the others of {pgd}"
+        if settings["found"]
+        else f"of {pgd}"
     )
+    table = Table(title=escape(f"{told}; {of}"))
     table.add_column("check", overflow="fold")
     table.add_column("verdict", overflow="fold")
     table.add_column("what was seen", overflow="fold")
     styles = {"pass": "green", "fail": "bold red", "not applicable": "dim"}
-    for number, found in verdicts.items():
+    for number, found in sorted(verdicts.items()):
         style = styles[found.status]
         table.add_row(
             f"{number}. {escape(CHECKS[number][0])}", f"[{style}]{found.status}[/{style}]", escape(found.reason)
         )
     console.print(table)
     console.print(f"record: {path}", soft_wrap=True)
-    return not failed
-
-
-def _earlier(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Verdicts of other checks under the same settings."""
-    try:
-        found = read_diagnosis(path.parent)
-    except ValueError:
-        return {}
-    if found is None:
-        return {}
-    if any(found["settings"].get(k) != v for k, v in settings.items() if k != "command"):
-        console.print(f"{path} was of other settings: its verdicts are replaced", soft_wrap=True)
-        return {}
-    return dict(found["verdicts"])

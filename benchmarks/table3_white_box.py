@@ -31,6 +31,7 @@ from benchmarks.other_defences import ArtPreprocessed, StochasticActivationPruni
 from benchmarks.scales import Workshop, per_cent, trained, with_interval
 
 _LEVELS = 10  # of the thermometer
+_BPDA = 3  # how many of the attacks, the first ones, are BPDA
 
 
 # standard accuracy, worst case, and its attack; "-" where the paper has none
@@ -88,8 +89,9 @@ def main() -> None:
             "paper_attack": attack,
         }
         if system.f_b is not None:  # the paper has a row for BPDA alone
-            bpda = with_interval("worst", min((a for a in found.attacks[:3] if a.mean), key=_value))
-            rows.append({**row, "method": f"{name}, under BPDA-I", **bpda, "paper_worst": 80.2, "paper_attack": "BPDA"})
+            few = shop.evaluate(f"table3-{slug(name)}-bpda", system.model, system.f_b, attacks(shop, nets)[:_BPDA])
+            bpda = {"paper_worst": 80.2, "paper_attack": "BPDA"}
+            rows.append({**row, "method": f"{name}, under BPDA-I", **with_interval("worst", few.worst), **bpda})
         rows.append(row)
     for name, (standard, worst, attack, reason) in NOT_RUN.items():
         blank = dict.fromkeys(rows[0], "-")
@@ -98,16 +100,12 @@ def main() -> None:
     shop.write("table3", rows)
 
 
-def _value(result: Any) -> float:
-    return float(result.mean.value)
-
-
 def attacks(shop: Workshop, surrogates: dict[str, nn.Module]) -> list[Attack]:
     """White box first, then transfer, where the net behind a defence is one of the ``surrogates``."""
     return [
         bpda_identity(shop.scale.max_iter, shop.scale.eot_samples),
         momentum_pgd(100),
-        expectation_pgd(40, 4, momenta=(0.0, 0.9)),
+        expectation_pgd(40, 4, momenta=(0.0, 0.9), continues=False),
         white_box_transfer(shop.scale.max_iter),
         black_box_transfer(shop.scale.max_iter),
         *([_from_behind()] if "behind" in surrogates else []),
@@ -115,7 +113,7 @@ def attacks(shop: Workshop, surrogates: dict[str, nn.Module]) -> list[Attack]:
 
 
 def _from_behind() -> Attack:
-    attack = expectation_pgd(100, 1, loss="ce", momenta=(0.9,), seen="surrogates")
+    attack = expectation_pgd(100, 1, loss="ce", momenta=(0.9,), seen="surrogates", continues=False)
     return replace(attack, name=f"{attack.name}: the net behind", view=View("surrogates", surrogate="behind"))
 
 

@@ -207,7 +207,7 @@ def test_what_was_evaluated_otherwise_is_not_put_beside(evaluated: tuple[Path, s
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("change", ["another attack of that name", "an older record"])
+@pytest.mark.parametrize("change", ["another attack of that name", "an older record", "another version"])
 def test_rows_are_of_one_attack(change: str, evaluated: tuple[Path, str]) -> None:
     for name, model in (("a", "undefended"), ("b", "adversarial")):
         shutil.copytree(evaluated[0] / model, Path(name) / model)
@@ -216,6 +216,9 @@ def test_rows_are_of_one_attack(change: str, evaluated: tuple[Path, str]) -> Non
     if change == "an older record":
         del record["settings"]["attack_code"]
         told = "attack_code: '.*' and None"
+    elif change == "another version":
+        record["settings"]["version"] = "0.0.1"
+        told = "version: '.*' and '0.0.1'"
     else:
         record["settings"]["attacks"]["BPDA-I: PGD-10, EOT 4"] += "0"
         told = "other attack 'BPDA-I: PGD-10, EOT 4'"
@@ -273,6 +276,8 @@ def test_diagnose(evaluated: tuple[Path, str], tmp_path: Path) -> None:
     assert result.exit_code in (0, 1), result.exception
     record = json.loads((tmp_path / "results" / "diagnosis.json").read_text())
     assert sorted(record["verdicts"]) == ["1", "2", "7"]
+    assert record["settings"]["found_by"] == "the worst case of preset smoke"
+    assert record["settings"]["found"] is not None
     assert result.exit_code == int(any(v["status"] == "fail" for v in record["verdicts"].values()))
     assert all(v["reason"].split(" ")[0] in result.output for v in record["verdicts"].values())
     # and the report has them
@@ -292,7 +297,9 @@ def test_diagnose(evaluated: tuple[Path, str], tmp_path: Path) -> None:
     record["settings"]["sha256"]["f_a"] = "another"
     (tmp_path / "results" / "diagnosis.json").write_text(json.dumps(record))
     output = run("report", "results")
-    assert "checks: left out: results/diagnosis.json is of other nets or another budget" in output
+    assert (
+        "checks: left out: results/diagnosis.json is of other nets, another budget or an earlier evaluation" in output
+    )
     assert "<h2>Checks</h2>" not in (tmp_path / "results" / "report.html").read_text()
     # and goes with the results
     run(*EVALUATE, "--out", "results", "--restart")

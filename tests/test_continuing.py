@@ -1,4 +1,4 @@
-"""Attacks that continue: they start from the strongest result so far, and only of the images that are still right in some draw."""
+"""Attacks that continue: they start from the strongest result so far, and only of the images that are left."""
 
 from __future__ import annotations
 
@@ -93,17 +93,17 @@ def test_what_is_left_alone_is_not_judged_again(seen: list[Target], monkeypatch:
     # the last is wrong in every draw without an attack
     model, images, labels = drifting(BRIGHT.classifier), torch.cat([IMAGES, IMAGES[:1] - 0.4]), LABELS[[*range(8), 0]]
     with_spy = run(model, images, labels, chunk_size=9)
-    assert judged == [9, 9, len(seen[1].x)]
+    assert judged == [9, 9, len(seen[1].x), 9]  # and the worst case
     assert judged[2] == 8
     # and the numbers are those of judging all of them
     monkeypatch.setattr(runs, "_judged", lambda plan, attacked, first, pool, nb_draws: _all(plan, attacked, first))
     assert timeless(run(model, images, labels, chunk_size=9)) == timeless(with_spy)
 
 
-def _all(plan: Plan, attacked: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _all(plan: Plan, attacked: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
     numbers = list(range(first, first + len(attacked)))
     scoring = predictions(plan.defended, attacked, plan.nb_draws, plan.seed, SCORING, numbers)
-    return attacked, *runs._chosen_by(plan, attacked, numbers), scoring
+    return *runs._chosen_by(plan, attacked, numbers), scoring
 
 
 @pytest.mark.parametrize("weaker", [lambda x: x + 0.01, lambda x: x], ids=["other", "same"])
@@ -123,7 +123,7 @@ def test_where_nothing_stronger_is_found_the_result_before_stays(
     monkeypatch.setattr("art_advtransform.runs.predictions", spy)
     result = run(BRIGHT, IMAGES, LABELS, chunk_size=8)
     assert result.attacks[0].per_image == result.attacks[1].per_image
-    assert sum(scored) == 16  # clean images and the first attack's alone
+    assert sum(scored) == 3 * 8  # clean images, the first attack's, and the worst case
     assert set(result.chosen) <= {"no attack", "darker"}
 
 
@@ -142,6 +142,30 @@ def test_another_beginning_is_another_result(
     again = run(BRIGHT, IMAGES, LABELS, out=tmp_path)
     assert "beginning: computed again" in caplog.text
     assert timeless(again) == timeless(run(BRIGHT, IMAGES, LABELS))
+
+
+def test_what_is_stronger_only_by_more_draws_still_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The choice takes the first for stronger, on a few lucky draws; confirmed, the second is: its images are not lost."""
+    x, y = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.int64)
+    lucky, better = x - 0.01, x - 0.02
+    chosen = {0.49: 0.4, 0.48: 0.6}  # share of the few draws in which each is right
+    confirmed = {0.49: 0.7, 0.48: 0.4}
+
+    def few(plan: Plan, images: Tensor, indices: list[int]) -> tuple[Tensor, Tensor]:
+        share = torch.tensor([chosen.get(round(float(image[0, 0, 0]), 2), 1.0) for image in images]).double()
+        return share, torch.zeros_like(share)
+
+    def many(plan: Plan, images: Tensor, indices: list[int]) -> tuple[Tensor, Tensor]:
+        share = torch.tensor([confirmed[round(float(image[0, 0, 0]), 2)] for image in images]).double()
+        return share, torch.zeros_like(share)
+
+    monkeypatch.setattr(runs, "_chosen_by", few)
+    monkeypatch.setattr(runs, "_confirmed", many)
+    second = Attack("second", lambda target, model: better, continues=True)
+    monkeypatch.setitem(PRESETS, "mine", lambda: [Attack("first", lambda target, model: lucky), second])
+    result = run(flicker(0.5), x, y, chunk_size=1)
+    assert result.chosen == ["second"]
+    assert result.attacks[1].per_image == result.attacks[0].per_image  # its line tells what was stronger by the few
 
 
 # ---- confirmation

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from art_advtransform.backward import Draw, GradientEstimator
 from art_advtransform.config import ThreatModel
 from art_advtransform.defended import DefendedModel
+from art_advtransform.diagnosis import keep, settings_of
 from art_advtransform.diagnostics import CHECKS, Case, diagnose
 from art_advtransform.gradients import GRADIENTS
 from art_advtransform.layer import LLPGDTransform
-from art_advtransform.page import DIAGNOSIS
 from art_advtransform.pretrained import load_pretrained
-from art_advtransform.terminal import show_verdicts
 from tests.cases import FEW, digits_case, status
 from tests.evaluations import Coin, drifting
 from tests.models import digits_target, global_state_untouched, undefended
@@ -28,15 +27,14 @@ from tests.models import digits_target, global_state_untouched, undefended
 # ---- where all is well
 
 # a small budget leaves some images right, so that the randomised model's noise is in the numbers
-HEALTHY_DEFENDED = (1, 2, 3, 4, 6, 8, 9, 12, 13, 14, 15, 16, 17, 18, 19)
+# 18, which asks for more effort than is spent here, has its passing attack in test_failing_attacks.py
+HEALTHY_DEFENDED = (1, 2, 3, 4, 6, 8, 9, 12, 13, 14, 15, 16, 17, 19)
 HEALTHY_UNDEFENDED = (1, 2, 4, 6, 7, 8, 9, 10, 11, 14, 15, 16, 17, 19)
 
 
 @pytest.mark.parametrize("number", HEALTHY_DEFENDED)
 def test_a_defended_net_passes(number: int) -> None:
-    # as much effort as the mended released attack, beside which 18 puts it
-    effort: dict[str, Any] = {"max_iter": 100, "eot_samples": 10} if number == 18 else {}
-    assert status(digits_case(**effort), number) == "pass"
+    assert status(digits_case(), number) == "pass"
 
 
 @pytest.mark.parametrize("number", HEALTHY_UNDEFENDED)
@@ -128,8 +126,7 @@ def test_what_fails_on_nan_is_still_written(tmp_path: pathlib.Path) -> None:
     case = digits_case(wrapped(not_a_number))
     found = diagnose(case, [1, 7])
     assert found[7].status == "fail"
-    show_verdicts(found, case, {}, tmp_path, as_json=False)
-    record = json.loads((tmp_path / DIAGNOSIS).read_text())
+    record = json.loads(keep(tmp_path, settings_of(case, {}), found).read_text())
     assert record["verdicts"]["7"]["figures"]["rise"] is None
     assert status(digits_case(max_iter=1), 7) == "not applicable"
 

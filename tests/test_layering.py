@@ -54,6 +54,7 @@ LAYERS = {
     "diagnostics*": 6,
     "expectation": 6,
     "report": 7,
+    "diagnosis": 7,
     "figures": 7,
     "page": 7,
     "evaluate_nets": 7,

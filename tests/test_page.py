@@ -17,7 +17,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from art_advtransform.page import DIAGNOSIS, EXAMPLES, html, read_diagnosis, save_report
+from art_advtransform.diagnosis import DIAGNOSIS, read_diagnosis
+from art_advtransform.page import EXAMPLES, html, save_report
 from art_advtransform.report import latex
 from tests.evaluations import by_hand
 from tests.problems import images

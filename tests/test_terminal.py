@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from art_advtransform import terminal
-from art_advtransform.diagnostics import Verdict
-from art_advtransform.page import DIAGNOSIS, read_diagnosis
-from art_advtransform.shards import Shards
-from tests.cases import digits_case
 
 
 class Clock:
@@ -53,29 +47,3 @@ def test_a_log_file_gets_lines_with_the_estimate(monkeypatch: pytest.MonkeyPatch
 
 def test_a_log_file_is_not_flooded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(steps(monkeypatch, 16.0, is_terminal=False)[0]) == 2
-
-
-def test_of_several_processes_one_writes_the_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    case, found = digits_case(n=3), {2: Verdict("fail", "nothing is right"), 3: Verdict("pass", "all is well")}
-    monkeypatch.setattr(Shards, "is_main", property(lambda self: False))
-    assert not terminal.show_verdicts(found, case, {}, tmp_path, as_json=False)
-    assert list(tmp_path.iterdir()) == []
-    monkeypatch.undo()
-    assert terminal.show_verdicts({3: found[3]}, case, {}, tmp_path, as_json=False)
-    assert (tmp_path / DIAGNOSIS).exists()
-
-
-@pytest.mark.parametrize("change", ["checks_code", "attack_code", "found"])
-def test_verdicts_of_other_checks_or_images_are_replaced(
-    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    case, fine = digits_case(n=3), Verdict("pass", "all is well")
-    terminal.show_verdicts({3: fine}, case, {}, tmp_path, as_json=False)
-    terminal.show_verdicts({2: fine}, case, {}, tmp_path, as_json=False)
-    assert sorted(read_diagnosis(tmp_path)["verdicts"]) == ["2", "3"]  # type: ignore[index]
-    if change == "found":
-        case = replace(case, found=case.x)
-    else:
-        monkeypatch.setattr(terminal, change, lambda: "other")
-    terminal.show_verdicts({2: fine}, case, {}, tmp_path, as_json=False)
-    assert sorted(read_diagnosis(tmp_path)["verdicts"]) == ["2"]  # type: ignore[index]

@@ -38,7 +38,7 @@ def art_attack(
         view: how it sees the model; ``None``: f_a(g(.)), BPDA-I, one draw a call.
         kind: what the attacker knows.
         cost: evaluations that it spends on an image, at most.
-        continues: only the images that are still right in some draw; the toolkit's attack begins where it always does.
+        continues: only the images that others left; the toolkit's attack begins where it always does.
         options: of the class; a value that depends on the budget is a function of the threat model. eps and batch_size are those
             of the evaluation, where the class has them.
 

@@ -184,7 +184,7 @@ class Attack:
         method: its class there.
         cost: evaluations of f_a(g(.)) for a single draw that it spends on an image, at most.
         continues: whether it starts from the strongest result so far, and only of the images that are still right in more than
-            ``SURVIVES`` of the draws; where it finds nothing stronger, that result stays.
+            ``SURVIVES`` of the draws; where it finds nothing stronger, its line tells that result.
         stage: of an evaluation in stages, for figures.
         published: accuracy of the defence under it as the paper gives it (CIFAR-10, ResNet18 of width 64), in [0, 1].
     """

@@ -39,7 +39,7 @@ def foolbox_attack(
         kind: what the attacker knows.
         cost: evaluations that it spends on an image, at most.
         criterion: what counts as success, made for the images at hand; ``None``: misclassification.
-        continues: only the images that are still right in some draw; the toolkit's attack begins where it always does.
+        continues: only the images that others left; the toolkit's attack begins where it always does.
         options: of the class; a value that depends on the budget is a function of the threat model.
 
     Example:

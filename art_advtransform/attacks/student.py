@@ -45,6 +45,7 @@ def student(
         generator, keeper = target.generator(4), Keeper(target)
         s = copy.deepcopy(_beginning(target)).eval().requires_grad_(True)
         optimizer = torch.optim.Adam(s.parameters(), _LEARNING_RATE)
+        keeper.look(keeper.best)  # later rounds start from it unless they find a better one
         x_adv = keeper.best
         points, answers = [], []
         for _ in range(nb_rounds):
@@ -63,7 +64,7 @@ def student(
         return keeper.best
 
     name = f"student of the mean prediction: {nb_rounds} rounds of {nb_points} points, {nb_draws} draws"
-    cost = nb_rounds * (2 * (nb_points + 1) * nb_draws + looks_cost(_LOOKS))
+    cost = looks_cost(1) + nb_rounds * (2 * (nb_points + 1) * nb_draws + looks_cost(_LOOKS))
     return Attack(name, generate, "transfer", View(uses_g=True), method="student", cost=cost, continues=continues)
 
 

@@ -33,7 +33,10 @@ def checks_code() -> str:
 
 
 def diagnose(
-    case: Case, numbers: Collection[int] | None = None, progress: Callable[[str, int, int], None] | None = None
+    case: Case,
+    numbers: Collection[int] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    on_verdict: Callable[[int, Verdict], object] | None = None,
 ) -> dict[int, Verdict]:
     """Run the checks, in order.
 
@@ -41,6 +44,7 @@ def diagnose(
         case: what is checked; its networks are left in the mode they came in.
         numbers: which; ``None``: all.
         progress: called with (what is checked, checks done, all checks).
+        on_verdict: called with every number and its verdict as soon as it is there.
 
     Returns:
         A verdict for every number.
@@ -73,6 +77,8 @@ def diagnose(
                 progress(f"{number}. {name}", done, len(wanted))
             with global_seed(derived_seed(case.seed, CHECK, number)):  # nets and toolkits may draw from global state
                 found[number] = function(case)
+            if on_verdict is not None:
+                on_verdict(number, found[number])
         if progress is not None:
             progress("done", len(wanted), len(wanted))
     return found

@@ -79,15 +79,15 @@ def unbounded(case: Case) -> Verdict:
 @check(10, "accuracy falls with the budget, down to chance")
 def budget_sweep(case: Case) -> Verdict:
     """Budgets of 0 to 64/255: no rise beyond the noise of the draws, and no better than chance at the end."""
-    shares = [
-        case.shares(case.attacked(10, size, threat=replace(case.threat, eps=size / 255)) if size else case.x)
+    rights = [
+        case.rights(case.attacked(10, size, threat=replace(case.threat, eps=size / 255)) if size else case.x)
         for size in _SWEEP
     ]
-    curve = [(size / 255, float(share.mean())) for size, share in zip(_SWEEP, shares, strict=True)]
+    curve = [(size / 255, float(right.mean())) for size, right in zip(_SWEEP, rights, strict=True)]
     rises = max(b[1] - a[1] for a, b in pairwise(curve))
     chance = 1 / case.target(10).nb_classes
-    ok = curve[-1][1] <= chance + case.noise(shares[-1])
-    ok = ok and all(float((b - a).mean()) <= max(_POINT, case.noise(a, b)) for a, b in pairwise(shares))
+    ok = curve[-1][1] <= chance + case.noise(rights[-1])
+    ok = ok and all(float((b - a).mean()) <= max(_POINT, case.noise(a, b)) for a, b in pairwise(rights))
     result = verdict(
         ok,
         f"accuracy goes from {100 * curve[0][1]:.1f} % to {100 * curve[-1][1]:.1f} % at {_SWEEP[-1]}/255 (chance "
@@ -101,16 +101,17 @@ def budget_sweep(case: Case) -> Verdict:
 @check(11, "more effort changes little, less changes much")
 def effort(case: Case) -> Verdict:
     """One step does less than many; twice the steps, the draws or the starts gain less than a point, or than the noise."""
-    usual = case.shares(case.x_adv)
-    shares = {
-        "one step": case.shares(case.attacked(11, 0, max_iter=1)),
-        "twice the steps": case.shares(case.attacked(11, 1, max_iter=2 * case.max_iter)),
-        "twice the draws": case.shares(case.attacked(11, 2, eot_samples=2 * case.eot_samples)),
+    usual = case.rights(case.x_adv)
+    rights = {
+        "one step": case.rights(case.attacked(11, 0, max_iter=1)),
+        "twice the steps": case.rights(case.attacked(11, 1, max_iter=2 * case.max_iter)),
+        "twice the draws": case.rights(case.attacked(11, 2, eot_samples=2 * case.eot_samples)),
         "twice the starts": _best_of_two(case, case.x_adv, case.attacked(11, 3)),
     }
-    base, accuracies = float(usual.mean()), {name: float(share.mean()) for name, share in shares.items()}
-    # an image more or less says nothing
-    tolerances = {name: max(_POINT, case.noise(usual, share), 1 / len(case.x)) for name, share in shares.items()}
+    base, accuracies = float(usual.mean()), {name: float(right.mean()) for name, right in rights.items()}
+    # where nothing is drawn, an image more or less says nothing
+    least = _POINT if case.defended.randomized else max(_POINT, 1 / len(case.x))
+    tolerances = {name: max(least, case.noise(usual, right)) for name, right in rights.items()}
     # an attack that does nothing would not gain by more of it, either
     less = accuracies["one step"] > base + tolerances["one step"] or base <= tolerances["one step"]
     ok = less and all(base - accuracy <= tolerances[name] for name, accuracy in accuracies.items())
@@ -127,6 +128,6 @@ def effort(case: Case) -> Verdict:
 
 
 def _best_of_two(case: Case, first: Tensor, second: Tensor) -> Tensor:
-    """Shares where the worse of two results is chosen for each image, on draws that don't score."""
+    """As :meth:`Case.rights`, where the worse of two results is chosen for each image, on draws that don't score."""
     worse = case.shares(second, select=True) < case.shares(first, select=True)
-    return case.shares(torch.where(worse.view(-1, 1, 1, 1).to(first.device), second, first))
+    return case.rights(torch.where(worse.view(-1, 1, 1, 1).to(first.device), second, first))

@@ -22,6 +22,8 @@ _INNER = 200
 _INNER_RADIUS = 0.5
 _RANDOM = 200
 _FOUND = 0.9
+# If more random points than that are planted examples, finding one says nothing.
+_BY_CHANCE = 0.5
 
 
 @check(17, "a planted adversarial example is found")
@@ -45,6 +47,8 @@ def binarisation(case: Case) -> Verdict:
     if not found:
         return not_applicable("no image has a corner that a linear layer on the features tells from its inside")
     share, chance = float(np.mean(found)), float(np.mean(by_chance))
+    if chance > _BY_CHANCE:
+        return not_applicable(f"a random point of the budget is a planted example in {100 * chance:.0f} % of the cases")
     return verdict(
         share >= _FOUND,
         f"the attack finds the planted example of {100 * share:.0f} % of {len(found)} images; a random point of the budget "

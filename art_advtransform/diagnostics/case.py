@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from scipy.stats import t as student_t
 from torch import Tensor, nn
 
 from art_advtransform.attacks.base import Target
@@ -68,6 +70,7 @@ class Case:
         max_iter, eot_samples: of that attack.
         found: images that an evaluation's worst attacks made, shape of ``x``; checks that ask for no path, or for no attack of
             another model or budget, are of these instead of the attack's.
+        found_by: whose ``found`` is, as sentences have it.
         nb_draws: draws of D that an accuracy is the mean of.
         nb_corners: random corners of the budget that are tried, over all images.
         nb_queries: of the Square attack, on an image.
@@ -83,6 +86,7 @@ class Case:
     max_iter: int = 40
     eot_samples: int = 10
     found: Tensor | None = None
+    found_by: str = "the evaluation's worst case"
     nb_draws: int = 20
     nb_corners: int = 10_000
     nb_queries: int = 1000
@@ -136,37 +140,52 @@ class Case:
     @property
     def made_by(self) -> str:
         """Whose ``worst`` is."""
-        return "the attack in question" if self.found is None else "the evaluation's worst case"
+        return "the attack in question" if self.found is None else self.found_by
 
-    def shares(self, x: Tensor, model: DefendedModel | None = None, *, select: bool = False) -> Tensor:
-        """Share of right draws of every image (n,), over draws that choose (``select``) or draws that score."""
+    def rights(self, x: Tensor, model: DefendedModel | None = None, *, select: bool = False) -> Tensor:
+        """Where each image is right (n, nb_draws), 0 or 1, in draws that choose (``select``) or draws that score.
+
+        The draws of an image are the same whatever attacked it.
+        """
         model = self.defended if model is None else model
         purpose = SELECTION if select else SCORING
         found = predictions(model, x, self.nb_draws, derived_seed(self.seed, CHECK), purpose)
-        return (found == self.y[:, None]).double().mean(1)
+        return (found == self.y[:, None]).double()
+
+    def shares(self, x: Tensor, model: DefendedModel | None = None, *, select: bool = False) -> Tensor:
+        """Share of right draws of every image (n,), as :meth:`rights` has them."""
+        return self.rights(x, model, select=select).mean(1)
 
     def accuracy(self, x: Tensor, model: DefendedModel | None = None) -> float:
         """Mean accuracy in [0, 1] over images and draws."""
         return float(self.shares(x, model).mean())
 
-    def noise(self, *shares: Tensor) -> float:
-        """Two standard errors, over draws, of the difference of mean accuracies; 0 where none is drawn.
+    def noise(self, first: Tensor, second: Tensor | None = None) -> float:
+        """Half of the 95 % interval, over draws, of an accuracy, or of the difference of two; 0 where none is drawn.
 
-        The images are the same, so that what they differ in doesn't count.
+        Images and draws of the two are the same, so that only what differs counts.
 
         Args:
-            shares: of right draws, of the images in which the two differ, from :meth:`shares`.
+            first, second: of :meth:`rights`.
         """
         if not self.defended.randomized:
             return 0.0
-        variance = sum(float((share * (1 - share)).sum()) for share in shares) / max(self.nb_draws - 1, 1)
-        return 2 * math.sqrt(variance) / len(self.x)
+        by_draw = (first if second is None else first - second).mean(0)
+        return half_interval(by_draw.tolist(), unknown=math.sqrt(1 / len(self.x)))
 
     def uniform(self, size: float, *key: int) -> Tensor:
         """Images with U(-size, size) noise in the valid range."""
         generator = self.target(*key).generator(0)
         noise = (2 * torch.rand(self.x.shape, generator=generator) - 1) * size
         return (self.x + noise.to(self.x)).clamp(*self.threat.clip_values)
+
+
+def half_interval(values: Sequence[float], unknown: float) -> float:
+    """Half of the 95 % interval of the mean of ``values`` (Student's t); ``unknown`` where there is but one."""
+    if len(values) < 2:
+        return unknown
+    quantile = float(student_t.ppf(0.975, len(values) - 1))
+    return quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
 Check = Callable[[Case], Verdict]

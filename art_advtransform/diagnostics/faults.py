@@ -13,13 +13,13 @@ def released_faults(case: Case) -> Verdict:
     """The released attack as coded, wholly mended, and with one fault left in at a time, beside the attack in question."""
     if case.defended.transform is None:
         return not_applicable("there is no transform")
-    shares = {"as coded": _shares(case, []), "mended": _shares(case, list(FAULTS))}
+    rights = {"as coded": _rights(case, []), "mended": _rights(case, list(FAULTS))}
     for fault in FAULTS:
-        shares[f"only {fault}"] = _shares(case, [other for other in FAULTS if other != fault])
-    accuracies = {name: float(share.mean()) for name, share in shares.items()}
-    attacked = case.shares(case.worst)
+        rights[f"only {fault}"] = _rights(case, [other for other in FAULTS if other != fault])
+    accuracies = {name: float(right.mean()) for name, right in rights.items()}
+    attacked = case.rights(case.worst)
     strongest = min(accuracies, key=lambda name: accuracies[name])
-    tolerance = max(0.01, case.noise(attacked, shares[strongest]))
+    tolerance = max(0.01, case.noise(attacked, rights[strongest]))
     told = ", ".join(f"{name} {100 * accuracy:.1f}" for name, accuracy in accuracies.items())
     return verdict(
         float(attacked.mean()) <= accuracies[strongest] + tolerance,
@@ -29,6 +29,6 @@ def released_faults(case: Case) -> Verdict:
     )
 
 
-def _shares(case: Case, mended: list[str]) -> Tensor:
+def _rights(case: Case, mended: list[str]) -> Tensor:
     target = case.target(18)
-    return case.shares(target.project(released_bpda(mended).run(target)))
+    return case.rights(target.project(released_bpda(mended).run(target)))

@@ -43,24 +43,25 @@ def clean_accuracy(case: Case) -> Verdict:
 
 @check(2, "g stays within eps, attacked images within the budget and the valid range")
 def budgets(case: Case) -> Verdict:
-    """On what the attack returns before it is projected, or on what the evaluation kept."""
+    """On what the attack returns before it is projected, and on what the evaluation kept."""
     low, high = case.threat.clip_values
-    raw = case.path.x_adv if case.found is None else case.found
-    outside = float(torch.maximum((raw - case.x).abs() - case.threat.eps, torch.maximum(low - raw, raw - high)).max())
+    raw = case.path.x_adv if case.found is None else torch.cat([case.path.x_adv, case.found])
+    x = case.x if case.found is None else torch.cat([case.x, case.x])
+    outside = float(torch.maximum((raw - x).abs() - case.threat.eps, torch.maximum(low - raw, raw - high)).max())
     finite = bool(torch.isfinite(raw).all())
     moved, eps = 0.0, 0.0
     if case.defended.transform is not None:
         eps = case.defended.transform.config.eps
         with torch.no_grad():
-            for x in (case.x, case.worst):
+            for x in (case.x, case.x_adv, case.worst):
                 g = case.target(2).view().transformed(x)
                 moved = max(moved, float((g - x).abs().max()))
                 finite = finite and bool(torch.isfinite(g).all())
     ok = finite and moved <= eps + 1e-6 and outside <= 1e-6
     return verdict(
         ok,
-        f"|g(x) - x| is at most {moved:.4f} (eps {eps:g}), the images of {case.made_by} are {max(outside, 0):.1e} outside "
-        f"the budget, {'no' if finite else 'some'} pixels are NaN or infinite",
+        f"|g(x) - x| is at most {moved:.4f} (eps {eps:g}), attacked images are {max(outside, 0):.1e} outside the budget, "
+        f"{'no' if finite else 'some'} pixels are NaN or infinite",
         moved=moved,
         outside=outside,
     )
