@@ -137,6 +137,7 @@ def test_what_an_evaluation_found_is_checked_instead() -> None:
     assert status(replace(case, found=case.x + 1.5 * case.threat.eps), 2) == "fail"
     assert status(replace(case, attack=outside, found=strong, _path=None), 2) == "fail"
     assert status(replace(case, found=strong), 2) == "pass"
+    assert status(replace(case, attack=eot_pgd, found=strong, _path=None), 17) == "pass"  # of single images
     with pytest.raises(ValueError, match=r"expected found images of shape \(12, 1, 8, 8\), got \(3, 1, 8, 8\)"):
         replace(case, found=strong[:3])
 

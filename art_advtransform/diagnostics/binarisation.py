@@ -34,7 +34,7 @@ def binarisation(case: Case) -> Verdict:
     found, by_chance = [], []
     for i in range(min(_IMAGES, len(case.x))):
         # of two classes: the image and what is near it, the planted corner
-        one = dataclasses.replace(case, x=case.x[i : i + 1], y=torch.zeros_like(case.y[:1]), _path=None)
+        one = dataclasses.replace(case, x=case.x[i : i + 1], y=torch.zeros_like(case.y[:1]), found=None, _path=None)
         planted = _plant(one, i)
         if planted is None:
             continue  # the corner's features lie among those of the inner points
