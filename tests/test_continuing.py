@@ -36,6 +36,18 @@ def down(name: str, by: float, seen: list[Target], *, continues: bool) -> Attack
     return Attack(name, generate, continues=continues)
 
 
+def spied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images are scored at a time, as it happens."""
+    numbers: list[int] = []
+
+    def spy(model: DefendedModel, x: Tensor, *rest: object) -> Tensor:
+        numbers.append(len(x))
+        return predictions(model, x, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runs, "predictions", spy)
+    return numbers
+
+
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Target]:
     found: list[Target] = []
@@ -82,14 +94,7 @@ def test_alone_it_is_an_attack_like_others(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_is_left_alone_is_not_judged_again(seen: list[Target], monkeypatch: pytest.MonkeyPatch) -> None:
-    judged: list[int] = []
-    original = predictions
-
-    def spy(model: DefendedModel, x: Tensor, *rest: object) -> Tensor:
-        judged.append(len(x))
-        return original(model, x, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr("art_advtransform.runs.predictions", spy)
+    judged = spied(monkeypatch)
     # the last is wrong in every draw without an attack
     model, images, labels = drifting(BRIGHT.classifier), torch.cat([IMAGES, IMAGES[:1] - 0.4]), LABELS[[*range(8), 0]]
     with_spy = run(model, images, labels, chunk_size=9)
@@ -113,14 +118,7 @@ def test_where_nothing_stronger_is_found_the_result_before_stays(
     attacks = [fake_attack("darker", darker), Attack("weaker", lambda target, model: weaker(target.start()))]
     attacks[1] = replace(attacks[1], continues=True)
     monkeypatch.setitem(PRESETS, "mine", lambda: attacks)
-    scored: list[int] = []
-    original = predictions
-
-    def spy(model: DefendedModel, x: Tensor, *rest: object) -> Tensor:
-        scored.append(len(x))
-        return original(model, x, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr("art_advtransform.runs.predictions", spy)
+    scored = spied(monkeypatch)
     result = run(BRIGHT, IMAGES, LABELS, chunk_size=8)
     assert result.attacks[0].per_image == result.attacks[1].per_image
     assert sum(scored) == 3 * 8  # clean images, the first attack's, and the worst case
