@@ -32,7 +32,7 @@ def main() -> None:
         found = shop.evaluate(f"figure6-{eps}", nets[f"f_a-eps{eps}"], nets["f_b-adversarial"], attacks, config)
         rows.append(
             {
-                "eps": eps,
+                "eps_of_g": eps,
                 "standard": per_cent(found),
                 **{f"bpda_identity_{n}": per_cent(found, k) for k, n in enumerate(draws)},
                 **with_interval("white_box_transfer", found.attacks[-2]),
@@ -41,9 +41,9 @@ def main() -> None:
         )
     shop.write("figure6", rows)
     shown = ("standard", f"bpda_identity_{draws[-1]}", "white_box_transfer", "momentum_pgd")
-    curves = {name: [(row["eps"], row[name]) for row in rows] for name in shown}
+    curves = {name: [(row["eps_of_g"], row[name]) for row in rows] for name in shown}
     print(f"written to {curve_figure(curves, 'accuracy against eps of g', RESULTS / f'figure6-{shop.name}.png')}")
-    curves = {f"eps {row['eps']}": [(n, row[f"bpda_identity_{n}"]) for n in draws] for row in rows}
+    curves = {f"eps {row['eps_of_g']}": [(n, row[f"bpda_identity_{n}"]) for n in draws] for row in rows}
     path = RESULTS / f"figure7-{shop.name}.png"
     print(f"written to {curve_figure(curves, 'accuracy under BPDA-I against EOT draws', path)}")
 
