@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,8 @@ from art_advtransform.records import environment
 from art_advtransform.runs import attack_code
 from art_advtransform.shards import Shards
 from art_advtransform.store import tensors_sha256, write_json
+
+logger = logging.getLogger(__name__)
 
 DIAGNOSIS = "diagnosis.json"
 # What a verdict does not hang on.
@@ -33,7 +36,10 @@ def run_checks(
         ValueError: if a number is unknown.
     """
     settings, wanted = settings_of(case, about), sorted(CHECKS) if numbers is None else sorted(numbers)
-    verdicts = {n: verdict for n, verdict in kept_verdicts(folder, settings).items() if n in wanted}
+    kept = kept_verdicts(folder, settings)
+    if not kept and (folder / DIAGNOSIS).exists():
+        logger.warning("%s is damaged or of other settings: its verdicts are replaced", folder / DIAGNOSIS)
+    verdicts = {n: verdict for n, verdict in kept.items() if n in wanted}
     left = [n for n in wanted if n not in verdicts]
     verdicts |= diagnose(case, left, progress, lambda n, verdict: keep(folder, settings, {n: verdict}))
     return verdicts, settings, keep(folder, settings, verdicts)

@@ -280,10 +280,11 @@ def _repeated(candidates: list[Chunk]) -> Tensor:
     for i in range(repeated.shape[1]):
         seen: set[bytes] = set()
         for k, candidate in enumerate(candidates):
+            if not candidate.share[i].isfinite():  # one whose attack failed is not judged, and stands for no other
+                continue
             made = candidate.attacked[i].flatten().view(torch.uint8).numpy().tobytes()  # numpy has no bfloat16
-            # one whose attack failed is not judged, and stands for no other
-            repeated[k, i] = made in seen and bool(candidate.share[i].isfinite())
-            seen |= {made} if candidate.share[i].isfinite() else set()
+            repeated[k, i] = made in seen
+            seen.add(made)
     return repeated
 
 

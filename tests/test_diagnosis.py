@@ -47,7 +47,9 @@ def test_verdicts_of_other_settings_are_replaced(change: str, tmp_path: Path, mo
     assert sorted(record["verdicts"]) == (["2", "3"] if change == "command" else ["2"])
 
 
-def test_what_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_interrupted_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     ran: list[int] = []
 
     def fake(number: int) -> tuple[str, Any]:
@@ -71,6 +73,12 @@ def test_what_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     assert settings["nb_images"] == 3
     with pytest.raises(ValueError, match="unknown check 20"):
         run_checks(digits_case(n=3), {}, tmp_path, [2, 20])
+    # what goes is told
+    assert caplog.text == ""
+    run_checks(digits_case(n=3), {}, tmp_path, [2])
+    assert caplog.text == ""
+    run_checks(digits_case(n=3, seed=1), {}, tmp_path, [2])
+    assert "diagnosis.json is damaged or of other settings: its verdicts are replaced" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"settings": {}}', '{"settings": {}, "verdicts": {"2": {}}}'])

@@ -56,8 +56,8 @@ def expectation_pgd(
         continues: start from the strongest result so far, on the survivors.
 
     Returns:
-        The attack; it returns, of the iterates that it looks at, the one that is right in the fewest of 16 draws. A transfer,
-        which has no use for queries, returns the last.
+        The attack; it returns, of the iterates that it looks at, the one that is right in the fewest of 16 draws. A transfer
+        without targets, which has no use for queries, returns the last.
 
     Raises:
         ValueError: if a number or the loss is not one of those above.
