@@ -31,7 +31,7 @@ from benchmarks.scales import Workshop, per_cent
 # training images, at most all of them
 NB_IMAGES = {"digits": (64, 1200), "cpu": (512, 4096), "paper": (5000, 50000)}
 # of SGD, whatever the number of images
-NB_STEPS = {"digits": 1200, "cpu": 5000, "paper": 50000}
+NB_STEPS = {"digits": 400, "cpu": 5000, "paper": 50000}
 CHECKPOINTS = 6
 
 
@@ -44,7 +44,7 @@ def main() -> None:
         train = shop.train.sample(nb_images)
         h, told = imitation(shop, g, train)
         rows += told
-        attacks = [reparameterized(shop.scale.max_iter, shop.scale.eot_samples), momentum_pgd(200)]
+        attacks = [reparameterized(shop.scale.max_iter, shop.scale.eot_samples), momentum_pgd(shop.scale.climb)]
         found = shop.evaluate(
             f"figure8-{nb_images}", nets["f_a-defended"], nets["f_b-adversarial"], attacks, imitation=h
         )

@@ -1,8 +1,9 @@
 """How large the paper's tables and figures are made, and the nets and evaluations that they share.
 
-`--scale digits`: minutes on two cores; `cpu`: hours on two cores, CIFAR-10 with smaller nets and fewer epochs; `paper`: the paper's
-own setting, for a GPU. Nets are trained once into `runs/paper-<scale>-<data set>/nets` and serve every table; those that ship with
-the package are taken as they are but at the paper's scale. What was killed goes on.
+`--scale digits`: minutes on two cores for all of them, so that they can be run with the tests: what is compared is trained alike,
+and briefly; `cpu`: hours on two cores, CIFAR-10 with smaller nets and fewer epochs; `paper`: the paper's own setting, for a GPU.
+Nets are trained once into `runs/paper-<scale>-<data set>/nets` and serve every table; of those that ship with the package a scale
+names what it takes. What was killed goes on.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ class Scale:
         draws: of D that score.
         nb_epochs: instead of the recipes'; ``None``: theirs.
         redraw_every: see :class:`~art_advtransform.recipes.Net`.
+        attack_steps: of adversarial training; 1 is FGSM with a random start.
         eot_samples, max_iter: of the attacks.
+        climb: steps of momentum PGD, one draw each.
+        shipped: nets that come with the package and are taken as they are, where a table wants just these recipes.
     """
 
     dataset: str
@@ -52,14 +56,52 @@ class Scale:
     draws: int
     nb_epochs: int | None
     redraw_every: int
+    attack_steps: int
     eot_samples: int
     max_iter: int
+    climb: int
+    shipped: tuple[str, ...] = ()
 
 
 SCALES = {
-    "digits": Scale("digits", "cpu", 60, 20, 20, 5, 10, 20),
-    "cpu": Scale("cifar10", "cpu", 100, 20, 12, 6, 10, 20),
-    "paper": Scale("cifar10", "paper", 1000, 100, None, 0, 500, 20),
+    "digits": Scale(
+        dataset="digits",
+        preset="cpu",
+        images=30,
+        draws=10,
+        nb_epochs=12,
+        redraw_every=4,
+        attack_steps=3,
+        eot_samples=4,
+        max_iter=20,
+        climb=40,
+        shipped=("f_b-adversarial",),
+    ),
+    "cpu": Scale(
+        dataset="cifar10",
+        preset="cpu",
+        images=100,
+        draws=20,
+        nb_epochs=12,
+        redraw_every=6,
+        attack_steps=1,
+        eot_samples=10,
+        max_iter=20,
+        climb=100,
+        shipped=("f_b-adversarial", "f_a-defended", "undefended", "adversarial"),
+    ),
+    "paper": Scale(
+        dataset="cifar10",
+        preset="paper",
+        images=1000,
+        draws=100,
+        nb_epochs=None,
+        redraw_every=0,
+        attack_steps=7,
+        eot_samples=500,
+        max_iter=20,
+        climb=200,
+    ),
 }
 
 
@@ -107,11 +149,10 @@ class Workshop:
 
     @cached_property
     def bundled(self) -> dict[str, dict[str, Any]]:
-        """Fields of the nets that ship with the package and are not trained again, by name; none at the paper's scale."""
-        if self.name == "paper":
-            return {}
-        folders = [name for name in bundled_names() if name.startswith(f"{self.scale.dataset}/")]
-        return {name.partition("/")[2]: Net.from_json(read_card(name)["net"]).to_json() for name in folders}
+        """Fields of the nets that ship with the package and are not trained again, by name."""
+        there = {name: f"{self.scale.dataset}/{name}" for name in self.scale.shipped}
+        there = {name: folder for name, folder in there.items() if folder in bundled_names()}
+        return {name: Net.from_json(read_card(folder)["net"]).to_json() for name, folder in there.items()}
 
     @cached_property
     def train(self) -> ImageSet:
@@ -143,10 +184,10 @@ class Workshop:
         return replace(net, **changes)
 
     def adversarial(self, role: Role, **changes: Any) -> Net:
-        """The classifier without g, trained on examples instead; at "cpu" by FGSM with a random start, which two cores bear."""
+        """The classifier without g, trained on examples instead."""
         if role == "adversarial" and not changes and "adversarial" in self.bundled:
             return self.recipe("adversarial")
-        steps = {"cpu": 1, "digits": 7, "paper": 10 if role == "trades" else 7}[self.name]
+        steps = 10 if role == "trades" and self.name == "paper" else self.scale.attack_steps
         return self.beside("undefended", role=role, threat=self.threat, attack_steps=steps, **changes)
 
     def beside(self, name: str, **changes: Any) -> Net:
@@ -214,7 +255,7 @@ class Workshop:
             return run(restart=True)
 
     def write(self, question: str, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Rows with what they were measured on, printed and written."""
+        """Rows with what they were measured on, where they don't say it themselves, printed and written."""
         about = {
             "dataset": self.scale.dataset,
             "eps": self.threat.eps,
@@ -223,7 +264,7 @@ class Workshop:
             "draws": self.scale.draws,
             "seed": self.seed,
         }
-        told = [{**row, **about} for row in rows]
+        told = [{**row, **{name: row.get(name, value) for name, value in about.items()}} for row in rows]
         print_table(told)
         print(f"written to {write_csv(f'{question}-{self.name}', told)}")
         return told

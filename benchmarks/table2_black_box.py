@@ -25,7 +25,7 @@ PAPER = {
 }
 COLUMNS = ("clean", "transfer", "hop_skip_jump", "gen_attack")
 # steps and queries of HopSkipJump; steps and population of GenAttack
-SIZES = {"digits": ((8, 50, 200), (100, 10)), "cpu": ((8, 50, 200), (100, 10)), "paper": ((20, 100, 1000), (500, 20))}
+SIZES = {"digits": ((5, 25, 100), (30, 10)), "cpu": ((8, 50, 200), (100, 10)), "paper": ((20, 100, 1000), (500, 20))}
 
 
 def main() -> None:
@@ -43,7 +43,12 @@ def main() -> None:
     }
     nets = shop.nets(recipes)
     hop, gen = SIZES[shop.name]
-    attacks = [black_box_transfer(shop.scale.max_iter), hop_skip_jump(*hop), gen_attack(*gen), momentum_pgd(200)]
+    attacks = [
+        black_box_transfer(shop.scale.max_iter),
+        hop_skip_jump(*hop),
+        gen_attack(*gen),
+        momentum_pgd(shop.scale.climb),
+    ]
     systems = {
         "none": ("undefended", None, False),
         "PGD adversarial training": ("adversarial", None, False),

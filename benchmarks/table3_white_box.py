@@ -104,8 +104,8 @@ def attacks(shop: Workshop, surrogates: dict[str, nn.Module]) -> list[Attack]:
     """White box first, then transfer, where the net behind a defence is one of the ``surrogates``."""
     return [
         bpda_identity(shop.scale.max_iter, shop.scale.eot_samples),
-        momentum_pgd(100),
-        expectation_pgd(40, 4, momenta=(0.0, 0.9), continues=False),
+        momentum_pgd(shop.scale.climb),
+        expectation_pgd(shop.scale.max_iter, 4, momenta=(0.0, 0.9), continues=False),
         white_box_transfer(shop.scale.max_iter),
         black_box_transfer(shop.scale.max_iter),
         *([_from_behind()] if "behind" in surrogates else []),

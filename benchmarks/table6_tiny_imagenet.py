@@ -43,8 +43,8 @@ def main() -> None:
         black_box_transfer(shop.scale.max_iter),  # the best on this defence, says the paper
         white_box_transfer(shop.scale.max_iter),
         bpda_identity(shop.scale.max_iter, shop.scale.eot_samples),
-        momentum_pgd(100),
-        expectation_pgd(40, 4, momenta=(0.0, 0.9)),
+        momentum_pgd(shop.scale.climb),
+        expectation_pgd(shop.scale.max_iter, 4, momenta=(0.0, 0.9)),
     ]
     roles = ("undefended", "adversarial", "trades", "metric", "f_a-defended")
     rows: list[dict[str, Any]] = []

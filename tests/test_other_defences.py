@@ -77,15 +77,18 @@ def test_pruning_keeps_the_mean() -> None:
 def test_nets_that_ship_replace_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
-    folder = shop.home / "nets" / "undefended"
+    folder = shop.home / "nets" / "f_b-adversarial"
     folder.mkdir(parents=True)
     (folder / "card.json").write_text('{"net": {}}')  # of a training of long ago
-    shop.nets({"undefended": shop.recipe("undefended")})
-    assert read_card(folder) == read_card("digits/undefended")
+    shop.nets({"f_b-adversarial": shop.recipe("f_b-adversarial")})
+    assert read_card(folder) == read_card("digits/f_b-adversarial")
 
 
 def test_what_stands_side_by_side_is_trained_alike() -> None:
     shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
     epochs = {shop.recipe("undefended").recipe.nb_epochs, shop.adversarial("trades").recipe.nb_epochs}
     assert epochs == {shop.recipe("f_a-defended").recipe.nb_epochs}
-    assert shop.adversarial("trades").attack_steps == 7
+    assert shop.adversarial("trades").attack_steps == shop.adversarial("adversarial").attack_steps == 3
+    # a net that ships was trained for longer: a scale takes it where it says so, and no other
+    assert "undefended" not in shop.bundled
+    assert shop.recipe("undefended").to_json() != read_card("digits/undefended")["net"]
