@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -68,6 +69,7 @@ class TransformBank:
         self.path = None if path is None else Path(path)
         self.accelerator, self.on_progress = accelerator, on_progress
         self._draw, self._images = -1, torch.empty(0)
+        self._of = "" if path is None else self._identity()
 
     def __call__(self, epoch: int) -> Tensor:
         """The images of the epoch, half precision, shape of ``x``."""
@@ -82,6 +84,13 @@ class TransformBank:
         """Remove the file."""
         if self.path is not None and self._main:
             self.path.unlink(missing_ok=True)
+
+    def _identity(self) -> str:
+        """sha256 of what a draw on file hangs on, beside its number: the images, f_b, how g works, and the seed."""
+        found = hashlib.sha256(f"{self.transform.config} {self.seed}".encode())
+        for tensor in (self.x, *self.transform.model.state_dict().values()):
+            found.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
 
     @property
     def _main(self) -> bool:
@@ -101,7 +110,7 @@ class TransformBank:
         if self.path is not None and self._main:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             scratch = self.path.with_suffix(".partial")
-            save_file({"g": images}, scratch, metadata={"draw": str(draw)})
+            save_file({"g": images}, scratch, metadata=self._metadata(draw))
             scratch.replace(self.path)
         return images
 
@@ -110,13 +119,16 @@ class TransformBank:
             return None
         try:
             with safe_open(self.path, framework="pt") as file:
-                if (file.metadata() or {}).get("draw") != str(draw):
+                if file.metadata() != self._metadata(draw):
                     return None
                 images: Tensor = file.get_tensor("g")
         except (OSError, SafetensorError) as error:
             logger.warning("damaged bank %s (%s): drawn again", self.path, error)
             return None
-        return images if images.shape == self.x.shape else None
+        return images
+
+    def _metadata(self, draw: int) -> dict[str, str]:
+        return {"draw": str(draw), "of": self._of}
 
     def _make(self, draw: int) -> Tensor:
         several = self.accelerator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,25 +61,29 @@ def train(
     """
     from art_advtransform.datasets import load_dataset
     from art_advtransform.pretrained import read_card
-    from art_advtransform.recipes import SMOKE_IMAGES, preset_nets
+    from art_advtransform.recipes import SMOKE_IMAGES
+    from art_advtransform.shards import Shards
     from art_advtransform.terminal import bar, bars, console
-    from art_advtransform.train_nets import Options, train_nets
+    from art_advtransform.train_nets import Options, planned_nets, train_nets
 
-    preset_nets(dataset, preset)  # refuses unknown names before anything is loaded
     out = Path(f"runs/train-{dataset}") if out is None else out
+    options = Options(
+        preset,
+        redraw_every=redraw_every,
+        resume=resume,
+        replace=not resume,  # hours of training are not overwritten by a word less in the command
+        mixed_precision=mixed_precision,  # type: ignore[arg-type]
+        log_dir=tensorboard,
+    )
+    planned_nets(dataset, out, net, options)  # refuses what it can before anything is loaded
     images = [load_dataset(dataset, split, data_root, download=download) for split in ("train", "test")]
     if preset == "smoke":
         images = [split.sample(SMOKE_IMAGES) for split in images]
     with bars() as shown:
-        options = Options(
-            preset,
-            redraw_every=redraw_every,
-            resume=resume,
-            mixed_precision=mixed_precision,  # type: ignore[arg-type]
-            log_dir=tensorboard,
-            progress=partial(bar, shown),
-        )
+        options = replace(options, progress=partial(bar, shown))
         folders = train_nets(dataset, images[0], images[1], out, net, options)
+    if not Shards().is_main:
+        return
     for name, folder in folders.items():
         card = read_card(folder)
         attacked = f", under PGD-20 {100 * card['pgd20_accuracy']:.1f} %" if "pgd20_accuracy" in card else ""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from art_advtransform.config import ThreatModel, TransformConfig, check_count
+from art_advtransform.networks import NETWORKS
 from art_advtransform.training import Recipe
 
 Role = Literal["plain", "adversarial", "trades", "metric", "defended", "imitation"]
@@ -49,6 +50,10 @@ class Net:
     half: bool = False
 
     def __post_init__(self) -> None:
+        if self.architecture not in NETWORKS:
+            raise ValueError(f"unknown architecture {self.architecture!r}; known: {', '.join(NETWORKS)}")
+        if self.role not in get_args(Role):
+            raise ValueError(f"unknown role {self.role!r}; known: {', '.join(get_args(Role))}")
         if (self.role in ON_EXAMPLES) != (self.threat is not None):
             raise ValueError(
                 f"expected a threat for the roles {', '.join(ON_EXAMPLES)}, and only for them, got {self.threat}"
@@ -125,7 +130,7 @@ def _imitation(recipe: Recipe) -> Recipe:
     return replace(recipe, crop_padding=0, flip=False)
 
 
-# What trains on two cores: digits in a minute, CIFAR-10 in about an hour for each net.
+# What trains on two cores: digits in minutes, CIFAR-10 in hours.
 NETS: dict[str, dict[str, Net]] = {
     "digits": {
         "f_b-adversarial": Net(
@@ -247,7 +252,8 @@ def preset_nets(dataset: str, preset: str = "cpu") -> dict[str, Net]:
     if preset not in ("cpu", "smoke"):
         raise ValueError(f"unknown preset {preset!r}; known: cpu, paper, smoke")
     if dataset not in NETS:
-        raise ValueError(f"no recipes for dataset {dataset!r}; known: {', '.join(NETS)}")
+        elsewhere = "; the preset paper has them" if dataset in _SHAPES else ""
+        raise ValueError(f"no recipes for dataset {dataset!r}; known: {', '.join(NETS)}{elsewhere}")
     if preset == "cpu":
         return dict(NETS[dataset])
     return {

@@ -19,6 +19,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -61,12 +62,25 @@ def bars(
 
 
 def bar(shown: Progress, name: str) -> Callable[[str, int, int], None]:
-    """A bar of ``name`` as the callback (what, done, total); a line now and then where there is no terminal."""
-    task = shown.add_task(name, total=None)
+    """A bar of ``name`` as the callback (what, done, total); a line now and then where there is no terminal.
+
+    What has another total has a bar of its own, so that an estimate is not one of epochs by the pace of images.
+    """
+    tasks = [shown.add_task(name, total=None)]
     written = shown.get_time()
+
+    def of(total: int) -> TaskID:
+        for task in tasks:
+            if shown.tasks[task].total in (None, total):
+                return task
+        tasks.append(shown.add_task(name, total=total))
+        return tasks[-1]
 
     def update(what: str, done: int, total: int) -> None:
         nonlocal written
+        task = of(total)
+        if done < shown.tasks[task].completed:
+            shown.reset(task, total=total)  # begun again: the pace is not that of before
         shown.update(task, completed=done, total=total, description=f"{name}: {what}")
         if shown.console.is_terminal or shown.disable or shown.get_time() - written < _BETWEEN_LINES:
             return

@@ -34,7 +34,7 @@ from art_advtransform.networks import NETWORKS
 from art_advtransform.pretrained import load_pretrained, read_card, round_to_half, save_pretrained
 from art_advtransform.randomness import derived_seed, global_seed, keyed_generator
 from art_advtransform.recipes import Net, preset_nets
-from art_advtransform.training import Precision, fit, start_accelerator
+from art_advtransform.training import Precision, check_precision, fit, start_accelerator
 from art_advtransform.transform import ll_pgd, random_start
 
 # Draws of g(x) that the accuracy on a card is the mean of.
@@ -59,6 +59,7 @@ class Options:
         nets: by name, f_b before what is trained on it: instead of the preset's.
         redraw_every: instead of the recipes', where g is trained on.
         resume: go on from the checkpoints and keep what is finished; ``False`` begins anew.
+        replace: train over finished nets of another recipe; ``False`` refuses to, before any work.
         mixed_precision, log_dir: as for :func:`~art_advtransform.training.fit`.
         progress: called with a net's name, gives the callback (what, done, all) for its training.
     """
@@ -67,6 +68,7 @@ class Options:
     nets: Mapping[str, Net] | None = None
     redraw_every: int | None = None
     resume: bool = True
+    replace: bool = True
     mixed_precision: Precision = "no"
     log_dir: str | os.PathLike[str] | None = None
     progress: Callable[[str], Progress] | None = None
@@ -94,25 +96,46 @@ def train_nets(
         The folder of every net.
 
     Raises:
-        ValueError: if the data set, the preset or a name is unknown (the message lists the known ones).
+        ValueError: as :func:`planned_nets`.
     """
     options = Options() if options is None else options
+    nets = planned_nets(dataset, out, names, options)
+    for folder, net in nets.items():
+        _train_net(dataset, net, train, test, folder, options)
+    return {folder.name: folder for folder in nets}
+
+
+def planned_nets(
+    dataset: str, out: str | os.PathLike[str], names: list[str] | None, options: Options
+) -> dict[Path, Net]:
+    """What :func:`train_nets` would train, by folder, f_b before what is trained on it; needs no data.
+
+    Raises:
+        ValueError: if the data set, the preset, a name or the precision is unknown (the message lists the known ones), fp16 has
+            no GPU, or, without ``options.replace``, a folder holds a finished net of another recipe.
+    """
+    check_precision(options.mixed_precision)
     known = preset_nets(dataset, options.preset) if options.nets is None else options.nets
     unknown = [name for name in names or [] if name not in known]
     if unknown:
         raise ValueError(f"unknown net {unknown[0]!r}; known: {', '.join(known)}")
-    # in the table's order: f_b before what is trained on it
-    folders = {name: Path(out) / name for name in known if not names or name in names}
-    for name, folder in folders.items():
-        net = known[name]
+    planned: dict[Path, Net] = {}
+    for name, net in known.items():
+        if names and name not in names:
+            continue
         if net.role == "defended" and options.redraw_every is not None:
             net = replace(net, redraw_every=options.redraw_every)
-        _train_net(dataset, net, train, test, folder, options)
-    return folders
+        planned[Path(out) / name] = net
+    for folder, net in planned.items():
+        if not options.replace and (folder / "card.json").is_file() and _recipe_of(folder) != net.to_json():
+            raise ValueError(
+                f"{folder} holds a net of another recipe: choose another folder, or restart to train over it"
+            )
+    return planned
 
 
 def _train_net(dataset: str, net: Net, train: ImageSet, test: ImageSet, folder: Path, options: Options) -> None:
-    made_from = _made_from(dataset, net, folder.parent)
+    made_from = _made_from(dataset, net, folder.parent, options.mixed_precision)
     accelerator = start_accelerator(options.mixed_precision)
     # of another role or f_b it is another file: never gone on from
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]
@@ -150,7 +173,7 @@ def _train_net(dataset: str, net: Net, train: ImageSet, test: ImageSet, folder: 
     card = {
         **made_from,
         **_how(dataset, folder.name, options, train),
-        **_found(net, model, transform, train, test, accelerator),
+        **_found(net, model, transform, train, test, accelerator, partial(progress, "measuring")),
     }
     if accelerator.is_main_process:
         save_pretrained(model, folder, card, half=net.half)
@@ -187,10 +210,11 @@ def _found(
     train: ImageSet,
     test: ImageSet,
     accelerator: Accelerator,
+    progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
     """What the card says of the net: accuracies, or how far h is from g."""
     if transform is None or net.role != "imitation":
-        return _accuracies(net, model, transform, test, accelerator)
+        return _accuracies(net, model, transform, test, accelerator, progress)
     seen = replace(train, x=train.x[: len(test)], y=train.y[: len(test)])
     errors = {
         "train_error": imitation_error(model, transform, seen),
@@ -212,16 +236,22 @@ def imitation_error(h: nn.Module, transform: LLPGDTransform, data: ImageSet, see
 
 
 def _accuracies(
-    net: Net, model: nn.Module, transform: LLPGDTransform | None, test: ImageSet, accelerator: Accelerator
+    net: Net,
+    model: nn.Module,
+    transform: LLPGDTransform | None,
+    test: ImageSet,
+    accelerator: Accelerator,
+    progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
     """Test accuracy (mean of several draws where there are any), and under PGD where the net was trained against it."""
     defended = DefendedModel(model, transform)
     draws = DRAWS if defended.randomized else 1
-    found = {
-        "test_images": len(test),
-        "test_accuracy": _mean([_share_right(defended, test, accelerator) for _ in range(draws)]),
-        "draws": draws,
-    }
+    shares = []
+    for k in range(draws):
+        progress(k, draws)
+        shares.append(_share_right(defended, test, accelerator))
+    progress(draws, draws)
+    found = {"test_images": len(test), "test_accuracy": _mean(shares), "draws": draws}
     if net.threat is not None:
         attacked = replace(test, x=pgd_images(model, test, net.threat, accelerator.device))
         found["pgd20_accuracy"] = _mean([_share_right(defended, attacked, accelerator)])
@@ -256,13 +286,16 @@ def pgd_images(
 
 
 def _how(dataset: str, name: str, options: Options, train: ImageSet) -> dict[str, Any]:
-    """For the reader of the card."""
+    """For the reader of the card: the command, where one makes this net."""
+    made = {"torch": torch.__version__.split("+")[0], "train_images": len(train)}
+    if options.nets is not None:
+        return made
     words = ["art-advtransform train", f"--dataset {dataset}", f"--preset {options.preset}", f"--net {name}"]
     if options.redraw_every is not None:
         words.append(f"--redraw-every {options.redraw_every}")
     if options.mixed_precision != "no":
         words.append(f"--mixed-precision {options.mixed_precision}")
-    return {"command": " ".join(words), "torch": torch.__version__.split("+")[0], "train_images": len(train)}
+    return {"command": " ".join(words), **made}
 
 
 def is_finished(dataset: str, net: Net, folder: Path) -> bool:
@@ -273,17 +306,21 @@ def is_finished(dataset: str, net: Net, folder: Path) -> bool:
 def _finished(folder: Path, made_from: dict[str, Any]) -> bool:
     if not (folder / "card.json").is_file():
         return False
-    card = read_card(folder)
+    # a card that is older than the choice of a precision had none
+    return made_from.items() <= {"mixed_precision": "no", **read_card(folder), "net": _recipe_of(folder)}.items()
+
+
+def _recipe_of(folder: Path) -> dict[str, Any] | None:
+    """The recipe of the net in ``folder``, with the fields of today; ``None``: its card has none."""
     try:
-        net = Net.from_json(card["net"]).to_json()
+        return Net.from_json(read_card(folder)["net"]).to_json()
     except (KeyError, TypeError, ValueError):
-        return False
-    return made_from.items() <= {**card, "net": net}.items()
+        return None
 
 
-def _made_from(dataset: str, net: Net, folder: Path) -> dict[str, Any]:
-    """What the weights depend on, as the card shows it: the recipe, and which f_b g works on."""
-    made_from: dict[str, Any] = {"dataset": dataset, "net": net.to_json()}
+def _made_from(dataset: str, net: Net, folder: Path, mixed_precision: Precision = "no") -> dict[str, Any]:
+    """What the weights depend on, as the card shows it: the recipe, the precision, and which f_b g works on."""
+    made_from: dict[str, Any] = {"dataset": dataset, "net": net.to_json(), "mixed_precision": mixed_precision}
     if net.role in _ON_G:
         made_from["f_b_sha256"] = read_card(_f_b(dataset, net, folder))["sha256"]
     return made_from

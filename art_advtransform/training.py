@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -150,7 +151,7 @@ def fit(
     Raises:
         ValueError: if the training set is smaller than a batch, the processes can't share one evenly, or the checkpoint is
             damaged, of another recipe or network.
-        FloatingPointError: if the loss is no longer finite; the checkpoint of the epoch before stays.
+        FloatingPointError: if the loss or a weight is no longer finite; the checkpoint of the epoch before stays.
     """
     if len(data) < recipe.batch_size:
         raise ValueError(f"expected at least batch_size={recipe.batch_size} images, got {len(data)}")
@@ -192,10 +193,7 @@ def start_accelerator(mixed_precision: Precision = "no", log_dir: str | os.PathL
         ValueError: if the precision is unknown, or fp16 without a GPU.
         ModuleNotFoundError: if ``log_dir`` needs TensorBoard and it is not there.
     """
-    if mixed_precision not in get_args(Precision):
-        raise ValueError(f"unknown mixed_precision {mixed_precision!r}; known: {', '.join(get_args(Precision))}")
-    if mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise ValueError("expected a GPU for fp16: use bf16 or no")
+    check_precision(mixed_precision)
     if log_dir is not None and find_spec("tensorboard") is None:
         raise ModuleNotFoundError('TensorBoard is missing: pip install "art-advtransform[tensorboard]"')
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -209,6 +207,18 @@ def start_accelerator(mixed_precision: Precision = "no", log_dir: str | os.PathL
     if log_dir is not None:
         accelerator.init_trackers("training")
     return accelerator
+
+
+def check_precision(mixed_precision: str) -> None:
+    """Refuse what can't be trained in here.
+
+    Raises:
+        ValueError: if the precision is unknown, or fp16 without a GPU.
+    """
+    if mixed_precision not in get_args(Precision):
+        raise ValueError(f"unknown mixed_precision {mixed_precision!r}; known: {', '.join(get_args(Precision))}")
+    if mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("expected a GPU for fp16: use bf16 or no")
 
 
 def _rank(accelerator: Accelerator) -> tuple[int, ...]:
@@ -250,8 +260,11 @@ class _Step:
             y = labels[batch][share].to(accelerator.device)
             total += self._step(x, y, draws, recipe.learning_rate_at(epoch + i / len(batches)))
         mean = float(accelerator.reduce(total.to(accelerator.device, torch.float32), "mean")) / len(batches)
-        if not math.isfinite(mean):
-            raise FloatingPointError(f"the loss is no longer finite in epoch {epoch + 1}: lower the learning rate")
+        # the last step of all may break the weights after the last loss was finite
+        broken = [name for name, value in self.model.state_dict().items() if not bool(value.isfinite().all())]
+        if broken or not math.isfinite(mean):
+            what = "loss" if not math.isfinite(mean) else f"weight {broken[0]}"
+            raise FloatingPointError(f"the {what} is no longer finite in epoch {epoch + 1}: lower the learning rate")
         return mean
 
     def _step(self, x: Tensor, y: Tensor, draws: torch.Generator, learning_rate: float) -> float:
@@ -267,6 +280,10 @@ class _Step:
         """Leave nothing on the net: neither gradients nor what accelerate put around it; finish the logs."""
         self.optimizer.zero_grad()
         bare = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        if self.accelerator.num_processes > 1:
+            # since the last forward every process has the running statistics of its own images
+            for buffer in bare.buffers():
+                buffer.copy_(broadcast(buffer))
         if not self.has_own_forward:
             # accelerate puts the method back as an attribute, which a copy of the net would share with it
             vars(bare).pop("forward", None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from art_advtransform import cli
@@ -27,3 +29,18 @@ def run(*arguments: str) -> str:
 def table(output: str) -> list[str]:
     """The lines of the table itself, without its title."""
     return [line for line in output.splitlines() if line[:1] in tuple("┏┃┡│├└")]
+
+
+def fails(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """The line on stderr of a command that ends with 2, as the shell would run it; nothing may be written."""
+    before = files(Path.cwd())
+    monkeypatch.setattr(sys, "argv", ["art-advtransform", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1, errors
+    assert "Traceback" not in errors
+    assert files(Path.cwd()) == before
+    assert not Path("runs").exists()
+    return errors.strip()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from rich.console import Console
 
 
@@ -34,3 +35,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ART_ADVTRANSFORM_DATA", raising=False)
     monkeypatch.setattr("art_advtransform.terminal.console", Console(width=160))
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """Its precision is one for the whole process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -116,6 +116,12 @@ def test_another_draw_or_other_images_on_file_are_not_used(tmp_path: Path) -> No
     expected = TransformBank(transform(), toy().x, 1)(0)
     assert torch.equal(TransformBank(transform(), toy().x, 1, path=path)(0), expected)
     assert TransformBank(transform(), toy(32).x, 1, path=path)(0).shape == (32, 2, 6, 6)
+    # of the same shape, and of another seed
+    TransformBank(transform(), toy().x, 1, path=path)(0)
+    others, other_seed = TransformBank(transform(), 1 - toy().x, 1), TransformBank(transform(), toy().x, 1, 5)
+    assert torch.equal(TransformBank(transform(), 1 - toy().x, 1, path=path)(0), others(0))
+    assert torch.equal(TransformBank(transform(), toy().x, 1, 5, path=path)(0), other_seed(0))
+    assert not torch.equal(other_seed(0), expected)
 
 
 # ---- in training

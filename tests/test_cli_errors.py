@@ -13,24 +13,9 @@ import pytest
 
 from art_advtransform import cli
 from art_advtransform.pretrained import BUNDLED
-from tests.commands import EVALUATE, files
+from tests.commands import EVALUATE, fails
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
-
-
-def fails(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """The line on stderr of a command that ends with 2, as the shell would run it; nothing may be written."""
-    before = files(Path.cwd())
-    monkeypatch.setattr(sys, "argv", ["art-advtransform", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    assert exit_.value.code == 2
-    errors = capsys.readouterr().err
-    assert errors.count("\n") == 1, errors
-    assert "Traceback" not in errors
-    assert files(Path.cwd()) == before
-    assert not Path("runs").exists()
-    return errors.strip()
 
 
 ERRORS = {
@@ -41,6 +26,8 @@ ERRORS = {
     "evaluate --preset slow": "unknown preset 'slow'; known: smoke, quick, paper",
     "diagnose --check 20": "unknown check 20; known: 1, 2, ",
     "diagnose --images 1000": "expected at most 597 images of digits, got 1000",
+    "train --mixed-precision fp8": "unknown mixed_precision 'fp8'; known: no, bf16, fp16",
+    "train --dataset fashion_mnist": "no recipes for dataset 'fashion_mnist'; known: digits, .*; the preset paper has them",
     "train --preset slow": "unknown preset 'slow'; known: cpu, paper, smoke",
     "train --net f_c": "unknown net 'f_c'; known: f_b-adversarial, ",
     "evaluate --f-b nowhere": "no weights 'nowhere': neither a folder with card.json nor a bundled net",

@@ -12,7 +12,7 @@ from art_advtransform import recipes
 from art_advtransform.pretrained import read_card
 from art_advtransform.records import Evaluation
 from art_advtransform.training import fit
-from tests.commands import EVALUATE, files, run
+from tests.commands import EVALUATE, fails, files, run
 from tests.models import tiny_nets
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -59,6 +59,29 @@ def test_train_one_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(*arguments, "--restart")
     assert len(trained) == 2
     assert read_card(folder)["sha256"] == card["sha256"]
+
+
+def test_train_with_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_accelerate: None) -> None:
+    monkeypatch.setitem(recipes.NETS, "digits", tiny_nets(2))
+    arguments = ("train", "--net", "f_a-defended", "--out", "nets", "--redraw-every", "1")
+    run(*arguments, "--mixed-precision", "bf16", "--tensorboard", "logs")
+    card = read_card(tmp_path / "nets" / "f_a-defended")
+    assert (card["net"]["redraw_every"], card["mixed_precision"]) == (1, "bf16")
+    assert card["command"].endswith("--net f_a-defended --redraw-every 1 --mixed-precision bf16")
+    assert list((tmp_path / "logs").rglob("events.out.tfevents.*"))
+
+
+def test_a_word_less_trains_over_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(recipes.NETS, "digits", tiny_nets(2))
+    run("train", "--net", "surrogate", "--out", "nets")
+    before = files(tmp_path / "nets" / "surrogate")
+    arguments = ["train", "--net", "surrogate", "--out", "nets", "--preset", "smoke"]
+    assert "nets/surrogate holds a net of another recipe" in fails(arguments, monkeypatch, capsys)
+    assert files(tmp_path / "nets" / "surrogate") == before
+    run(*arguments, "--restart")
+    assert read_card(tmp_path / "nets" / "surrogate")["net"]["recipe"]["nb_epochs"] == 1
 
 
 def test_evaluate_what_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

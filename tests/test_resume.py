@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from art_advtransform import checkpoint, training
-from art_advtransform.losses import plain_loss
+from art_advtransform.config import ThreatModel, TransformConfig
+from art_advtransform.layer import LLPGDTransform
+from art_advtransform.losses import adversarial_loss, defended_loss, plain_loss
 from art_advtransform.training import OnEpoch, fit
 from tests.models import RECIPE, same_weights, toy, toy_net
 
@@ -54,6 +56,18 @@ def test_interrupted_and_resumed(epoch: int, recipe: training.Recipe, tmp_path: 
     assert epochs == list(range(epoch + 1, 5))
     assert same_weights(resumed, expected)
     assert not resumed.training
+
+
+@pytest.mark.parametrize("kind", ["adversarial", "defended"])
+def test_losses_that_draw_go_on_with_their_draws(kind: str, tmp_path: Path) -> None:
+    g = LLPGDTransform(toy_net(5), TransformConfig(max_iter=2))
+    loss = adversarial_loss(ThreatModel(0.1), 2) if kind == "adversarial" else defended_loss(g)
+    path, resumed, expected = tmp_path / "net.safetensors", toy_net(seed=1), toy_net()
+    with pytest.raises(KeyboardInterrupt):
+        fit(toy_net(), toy(), loss, RECIPE, checkpoint=path, on_epoch=stop_after(2))
+    assert fit(resumed, toy(), loss, RECIPE, checkpoint=path) == fit(expected, toy(), loss, RECIPE)
+    assert same_weights(resumed, expected)
+    assert not same_weights(resumed, uninterrupted()[0])
 
 
 def test_a_checkpoint_changes_nothing(tmp_path: Path) -> None:

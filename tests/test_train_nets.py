@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from art_advtransform import recipes
@@ -20,7 +21,7 @@ from art_advtransform.layer import LLPGDTransform
 from art_advtransform.networks import NETWORKS
 from art_advtransform.pretrained import load_pretrained, read_card
 from art_advtransform.recipes import DIGITS_THREAT, Net, preset_nets
-from art_advtransform.train_nets import Options, imitation_error, pgd_images, train_nets
+from art_advtransform.train_nets import Options, imitation_error, is_finished, pgd_images, train_nets
 from art_advtransform.training import Recipe
 from tests.models import digits_accuracy, same_weights, tiny_nets
 
@@ -39,7 +40,11 @@ def train(out: Path, names: list[str] | None = None, seen: list[str] | None = No
     trained = [] if seen is None else seen
 
     def progress(name: str) -> Any:
-        return lambda what, done, total: trained.append(f"{name} {done}/{total}")
+        def told(what: str, done: int, total: int) -> None:
+            if what != "measuring":
+                trained.append(f"{name} {done}/{total}")
+
+        return told
 
     return train_nets("digits", few, digits("test").sample(64), out, names, Options(progress=progress))
 
@@ -63,6 +68,13 @@ def test_a_threat_belongs_to_adversarial_training(role: recipes.Role, threat: Th
         ValueError, match="expected a threat for the roles adversarial, trades, metric, and only for them"
     ):
         Net("SmallVGG", {}, role, Recipe(), "f_b", threat)
+
+
+def test_unknown_architectures_and_roles() -> None:
+    with pytest.raises(ValueError, match="unknown architecture 'VGG'; known: SmallVGG, ResNet18, FCN"):
+        Net("VGG", {}, "plain", Recipe(), "f_b")
+    with pytest.raises(ValueError, match="unknown role 'defendd'; known: plain, adversarial, "):
+        Net("SmallVGG", {}, "defendd", Recipe(), "f_a")  # type: ignore[arg-type]
 
 
 def test_a_table_is_trained_and_finished_once(tmp_path: Path, tiny: dict[str, Net]) -> None:
@@ -182,15 +194,48 @@ def test_restart_trains_again(tmp_path: Path, tiny: dict[str, Net]) -> None:
     before = load_pretrained(expected)
 
     def progress(name: str) -> Any:
-        return lambda what, done, total: seen.append(name)
+        return lambda what, done, total: seen.append(f"{what.split()[0]} {done}/{total}")
 
     leftover = tmp_path / "surrogate.00000000.checkpoint.safetensors"
     leftover.write_bytes(b"of another recipe")
     few = ImageSet("digits", digits("train").x[:160], digits("train").y[:160], data.classes)
     train_nets("digits", few, data, tmp_path, ["surrogate"], Options(resume=False, progress=progress))
-    assert seen == ["surrogate"]
+    assert seen == ["loss 1/1", "measuring 0/1", "measuring 1/1"]
     assert same_weights(load_pretrained(expected), before)
     assert leftover.exists()
+
+
+def test_what_is_finished_is_not_trained_over_unasked(tmp_path: Path, tiny: dict[str, Net]) -> None:
+    before = read_card(train(tmp_path, ["undefended", "f_a-defended"])["f_a-defended"])
+    data, unasked = digits("test").sample(64), Options(redraw_every=1, replace=False)
+    with pytest.raises(
+        ValueError, match="f_a-defended holds a net of another recipe: choose another folder, or restart"
+    ):
+        # refused before the first of them is trained
+        train_nets("digits", data, data, tmp_path, ["surrogate", "f_a-defended"], unasked)
+    assert {path.name for path in tmp_path.iterdir()} == {"undefended", "f_a-defended"}
+    assert read_card(tmp_path / "f_a-defended") == before
+    # of the same recipe it is finished, and another one goes on beside it
+    folders = train_nets("digits", data, data, tmp_path, ["surrogate", "f_a-defended"], Options(replace=False))
+    assert read_card(folders["f_a-defended"]) == before
+
+
+def test_another_precision_is_another_training(tmp_path: Path, tiny: dict[str, Net], fresh_accelerate: None) -> None:
+    data = digits("train").sample(64)
+    folder = train_nets("digits", data, data, tmp_path, ["surrogate"], Options(mixed_precision="bf16"))["surrogate"]
+    weights = load_pretrained(folder)
+    assert read_card(folder)["mixed_precision"] == "bf16"
+    assert not is_finished("digits", tiny["surrogate"], folder)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train_nets("digits", data, data, tmp_path, ["surrogate"])
+    assert is_finished("digits", tiny["surrogate"], folder)
+    assert not same_weights(load_pretrained(folder), weights)
+
+
+def test_recipes_of_one_s_own_are_no_command(tmp_path: Path, tiny: dict[str, Net]) -> None:
+    data = digits("train").sample(64)
+    folder = train_nets("digits", data, data, tmp_path, options=Options(nets={"mine": tiny["surrogate"]}))["mine"]
+    assert "command" not in read_card(folder)
 
 
 def test_redraw_every_is_another_training(tmp_path: Path, tiny: dict[str, Net]) -> None:
@@ -198,7 +243,11 @@ def test_redraw_every_is_another_training(tmp_path: Path, tiny: dict[str, Net]) 
     data, seen = digits("train").sample(160), []
 
     def progress(name: str) -> Any:
-        return lambda what, done, total: seen.append((what.split()[0], done, total))
+        def told(what: str, done: int, total: int) -> None:
+            if what != "measuring":
+                seen.append((what.split()[0], done, total))
+
+        return told
 
     options = Options(redraw_every=2, progress=progress)
     folder = train_nets("digits", data, data, tmp_path, ["f_a-defended"], options)["f_a-defended"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -204,6 +203,33 @@ def test_a_loss_that_diverges_later_keeps_the_last_checkpoint(tmp_path: Path) ->
     assert same_weights(resumed, expected)
 
 
+def test_weights_that_the_last_step_breaks_are_not_kept(tmp_path: Path) -> None:
+    path, batches = tmp_path / "net.safetensors", 0
+
+    def loss(model: nn.Module, *arguments: Any) -> Tensor:
+        nonlocal batches
+        batches += 1
+        found = plain_loss(model, *arguments)
+        if batches == 6:  # the last of the second epoch: a loss that is finite, with a gradient that is not
+            found = found + sum((p * 0).sum().sqrt() for p in model.parameters())
+        assert bool(found.isfinite())
+        return found
+
+    with pytest.raises(FloatingPointError, match=r"weight \S+ is no longer finite in epoch 2"):
+        fit(toy_net(), toy(), loss, RECIPE, checkpoint=path)
+    resumed, expected = toy_net(seed=1), toy_net()
+    fit(resumed, toy(), plain_loss, RECIPE, checkpoint=path)
+    fit(expected, toy(), plain_loss, RECIPE)
+    assert same_weights(resumed, expected)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is for GPUs")
+def test_fp16_needs_a_gpu(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a GPU for fp16: use bf16 or no"):
+        fit(toy_net(), toy(), plain_loss, RECIPE, checkpoint=tmp_path / "c.safetensors", mixed_precision="fp16")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_left_on_the_net() -> None:
     net = toy_net()
     fit(net, toy(), plain_loss, RECIPE)
@@ -212,14 +238,6 @@ def test_nothing_is_left_on_the_net() -> None:
 
 
 # ---- accelerate
-
-
-@pytest.fixture
-def fresh_accelerate() -> Iterator[None]:
-    """Its precision is one for the whole process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_bfloat16(fresh_accelerate: None) -> None:
