@@ -33,6 +33,8 @@ from art_advtransform.store import Chunk, RunFolder, tensors_sha256
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
+# By so many a continuing attack's image must be stronger than what there is, or it costs no more.
+_FEW_DRAWS = 5
 
 
 def run_all(
@@ -154,6 +156,7 @@ def _run_chunk(plan: Plan, attack: Attack, first: int, pool: Pool | None = None)
         except Exception as error:  # a toolkit's attack may raise anything; the others still count
             raise _AttackError from error
         seconds = time.perf_counter() - begin
+        attacked = attacked if pool is None else _promising(plan, attacked, first, pool)
         share, lead, scoring = _judged(plan, attacked, first, pool, plan.draws_to_score(attack))
     # like chunks that are read again, on the CPU
     return Chunk(
@@ -166,6 +169,24 @@ def _run_chunk(plan: Plan, attack: Attack, first: int, pool: Pool | None = None)
         seconds,
         int(raw.isnan().flatten(1).any(1).sum()),
     )
+
+
+def _promising(plan: Plan, attacked: Tensor, first: int, pool: Pool) -> Tensor:
+    """``attacked``, and the pool's image where that is as strong already by the first few of the draws that choose.
+
+    They are the same draws for all attacks: what is no stronger in these is seldom worth the others.
+    """
+    kept = pool.attacked.to(attacked)
+    if plan.nb_selection_draws <= _FEW_DRAWS or not plan.defended.randomized:
+        return attacked
+    numbers = torch.nonzero((attacked != kept).flatten(1).any(1).cpu()).flatten()
+    indices = (first + numbers).tolist()
+    images = attacked[numbers.to(attacked.device)]
+    found = shares_and_leads(plan.defended, images, plan.y[indices], _FEW_DRAWS, plan.seed, SELECTION, indices)
+    stronger = pool.beaten_by(*found, numbers)
+    promising = torch.zeros(len(attacked), dtype=torch.bool)
+    promising[numbers[stronger]] = True
+    return torch.where(promising.to(attacked.device).view(-1, 1, 1, 1), attacked, kept)
 
 
 def _judged(

@@ -4,16 +4,18 @@ The reference is an evolution-strategies gradient of E_D cross-entropy(f_a(g_D(x
 step of size sigma meets, jumps of g included, and noisy. Its noise is measured by two independent halves; `cosine` is what was
 measured, `corrected` divides by the root of the reference's own reliability (Spearman 1904), so that 1 means no difference.
 
-    python -m benchmarks.gradient_quality [--dataset cifar10] [--pairs 2000]
+    python -m benchmarks.gradient_quality [--dataset cifar10] [--pairs 400]
 
-Against the steps N of g, its eps, and the number of draws that the estimator averages; f_a is the net trained for the paper's g
-throughout, its accuracy behind each g stands beside.
+Each g that is done is kept in `runs/`, so that a killed run goes on. Against the steps N of g, its eps, and the number of draws
+that the estimator averages; f_a is the net trained for the paper's g throughout, its accuracy behind each g stands beside.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from art_advtransform.figures import curve_figure
 from art_advtransform.gradients import Identity, Reparameterized
 from art_advtransform.randomness import keyed_generator
 from art_advtransform.smoothing import Blended, SoftplusModel
+from art_advtransform.store import write_json
 from art_advtransform.unrolled import Softsign, Tanh
 from benchmarks.harness import RESULTS, print_table, progress, write_csv
 from benchmarks.subject import Subject, cosine, options
@@ -41,13 +44,13 @@ SIGMA = 4 / 255  # of the reference's noise; digits, with their larger budget, t
 
 def main() -> None:
     parser = options(__doc__, images=32)
-    parser.add_argument("--pairs", type=int, default=2000, help="of the reference, for each image")
+    parser.add_argument("--pairs", type=int, default=400, help="of the reference, for each image")
     arguments = parser.parse_args()
     subject = Subject.load(arguments)
     paper = TransformConfig()
     configs = [TransformConfig(max_iter=n) for n in STEPS]
     configs += [TransformConfig(eps=eps) for eps in EPS if eps != paper.eps]
-    rows = [row for config in configs for row in measure(subject, config, arguments)]
+    rows = [row for config in configs for row in kept(subject, config, arguments)]
     print_table(rows)
     print(f"written to {write_csv(f'gradient_quality-{arguments.dataset}', rows)}")
     for question, chosen, by in (
@@ -57,6 +60,19 @@ def main() -> None:
     ):
         path = RESULTS / f"gradient_quality-{arguments.dataset}-{question}.png"
         print(f"written to {curve_figure(_curves(chosen, by), f'corrected cosine against {question}', path)}")
+
+
+def kept(subject: Subject, config: TransformConfig, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """:func:`measure`, from its file where it has been done with the same numbers."""
+    of = f"N{config.max_iter}-eps{config.eps}-images{len(subject.x)}-pairs{arguments.pairs}-seed{arguments.seed}"
+    path = Path("runs") / f"gradient_quality-{arguments.dataset}" / f"{of}.json"
+    if path.exists():
+        rows: list[dict[str, Any]] = json.loads(path.read_text())
+        return rows
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = measure(subject, config, arguments)
+    write_json(path, rows)
+    return rows
 
 
 def measure(subject: Subject, config: TransformConfig, arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -83,9 +99,9 @@ def measure(subject: Subject, config: TransformConfig, arguments: argparse.Names
     right = float((found_classes == subject.y[:, None]).double().mean())
     reference = halves[0] + halves[1]
     rows = []
-    for name, rule in rules(subject, config).items():
+    for name, view in views(subject, config, model, arguments.seed).items():
         progress(f"N = {config.max_iter}, eps = {config.eps}, {name}")
-        for draws, gradient in averaged(model, rule, subject.x, subject.y, arguments.seed):
+        for draws, gradient in averaged(view, subject.x, subject.y):
             found = cosine(gradient, reference)
             rows.append(
                 {
@@ -122,17 +138,27 @@ def rules(subject: Subject, config: TransformConfig) -> dict[str, GradientEstima
         "I + 0.3 J, tanh 3 u": Blended(tanh, 0.3),
         "I + 0.3 J, tanh 3 u, softplus": Blended(SoftplusModel(tanh), 0.3),
         "I + J, tanh 3 u, softplus": Blended(SoftplusModel(tanh), 1.0),
+        "I + 0.3 J of the last 3, tanh 3 u": Blended(Tanh(1 / 3, normalize=True, steps=3), 0.3),
     }
     if subject.nets.imitation is not None and config == TransformConfig():  # the g that it was trained on
         named["reparameterisation"] = Reparameterized(subject.nets.imitation)
     return named
 
 
-def averaged(
-    model: DefendedModel, rule: GradientEstimator, x: Tensor, y: Tensor, seed: int
-) -> list[tuple[int, Tensor]]:
+def views(subject: Subject, config: TransformConfig, model: DefendedModel, seed: int) -> dict[str, DefendedModel]:
+    """The model through every estimator, and, where g is the paper's, through a g of fewer steps than the defence's."""
+    found = {
+        name: model.view(gradient=rule, generator=keyed_generator(seed, 2))
+        for name, rule in rules(subject, config).items()
+    }
+    if config == TransformConfig():
+        for n in STEPS[:-1]:
+            found[f"identity, the attacker's N = {n}"] = model.view(max_iter=n, generator=keyed_generator(seed, 2))
+    return found
+
+
+def averaged(view: DefendedModel, x: Tensor, y: Tensor) -> list[tuple[int, Tensor]]:
     """The estimator's gradient over 1, 4, 16 .. draws, each containing those before."""
-    view = model.view(gradient=rule, generator=keyed_generator(seed, 2))
     total, done, found = torch.zeros_like(x), 0, []
     for draws in DRAWS:
         total += (draws - done) * expected_gradient(view, x, cross_entropy, y, draws - done)

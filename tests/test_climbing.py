@@ -108,6 +108,14 @@ def test_a_climb_on_a_linear_net(max_iter: int) -> None:
     assert len(looked) == {1: 1, 3: 1, 8: 2, 21: 5}[max_iter]
     assert torch.equal(looked[-1], last)
     assert nb_looks(4000) == 8
+    # a fifth of what the climb costs in all, at most, but the end is always looked at
+    assert [nb_looks(200, 1), nb_looks(20, 10), nb_looks(20, 40), nb_looks(5, 4), nb_looks(200, 1, 1)] == [
+        3,
+        3,
+        4,
+        1,
+        8,
+    ]
     looked.clear()
     assert torch.equal(climb(keeper, X, lambda x: UP.expand_as(x), max_iter, eps_steps=(1 / 4, 1 / 8), looks=0), last)
     assert looked == []
@@ -126,7 +134,7 @@ def test_momenta_are_averaged() -> None:
     for direction in directions:
         d = direction / direction.abs().mean()
         slow = 0.5 * slow + d
-        expected = expected + EPS / 4 * torch.sign((d + slow) / 2)
+        expected = expected + EPS / 4 * torch.sign((d + (1 - 0.5) * slow) / 2)
     torch.testing.assert_close(found, expected)
 
 
@@ -176,6 +184,18 @@ def test_the_keeper_judges_by_many_draws_of_the_whole_defence() -> None:
     assert keeper.starts is not None
     assert len(keeper.starts) == 6 * 16
     assert Keeper(linear_target()).nb_draws == 1
+
+
+def test_what_does_not_beat_the_strongest_result_so_far_is_not_returned() -> None:
+    begun = X + EPS * UP
+    keeper = Keeper(linear_target(begun))
+    keeper.look(X)
+    assert torch.equal(keeper.best, begun)
+    # without looks, and without anything to begin with, nothing is asked
+    target = linear_target(begun)
+    Keeper(target, looks=False)
+    Keeper(replace(target, best=None))
+    assert target.queries.forward == 0
 
 
 # ---- the attack

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +15,11 @@ from art_advtransform import runs
 from art_advtransform.attacks.base import Attack, Target
 from art_advtransform.attacks.presets import PRESETS
 from art_advtransform.config import ThreatModel
-from art_advtransform.counting import SCORING, predictions
+from art_advtransform.counting import SCORING, predictions, shares_and_leads
 from art_advtransform.defended import DefendedModel
 from art_advtransform.plan import Plan
-from art_advtransform.store import Chunk
-from tests.evaluations import darker, drifting, run, timeless
+from art_advtransform.store import Chunk, read_attacked
+from tests.evaluations import darker, drifting, mean, run, timeless
 from tests.models import fake_attack
 from tests.problems import linear_net
 
@@ -123,6 +124,31 @@ def test_where_nothing_stronger_is_found_the_result_before_stays(
     assert result.attacks[0].per_image == result.attacks[1].per_image
     assert sum(scored) == 3 * 8  # clean images, the first attack's, and the worst case
     assert set(result.chosen) <= {"no attack", "darker"}
+
+
+@pytest.mark.parametrize(("by", "judged"), [(-0.2, False), (0.05, True)], ids=["weaker", "stronger"])
+def test_what_is_no_stronger_by_a_few_draws_costs_no_more(
+    by: float, judged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        PRESETS, "mine", lambda: [fake_attack("darker", darker), down("second", by, [], continues=True)]
+    )
+    asked: list[tuple[int, int]] = []
+
+    def spy(model: DefendedModel, x: Tensor, y: Tensor, nb_draws: int, *rest: Any) -> tuple[Tensor, Tensor]:
+        asked.append((len(x), nb_draws))
+        return shares_and_leads(model, x, y, nb_draws, *rest)
+
+    monkeypatch.setattr(runs, "shares_and_leads", spy)
+    images = IMAGES[:5]  # right in some draws, and in some not
+    result = run(drifting(BRIGHT.classifier), images, LABELS[:5], chunk_size=5, nb_selection_draws=20, out=tmp_path)
+    assert asked[:2] == [(5, 20), (5, 20)]  # the clean images and the first attack's
+    assert asked[2] == (5, 5)
+    assert ((5, 20) in asked[3:]) == judged
+    # what was turned down stands for nothing: neither in the worst case nor in the files
+    kept = torch.stack([read_attacked(tmp_path, "second", 5, i) for i in range(5)])
+    torch.testing.assert_close(kept, images - (0.08 if judged else 0.03))
+    assert mean(result.attacks[1]) == mean(result.worst) <= mean(result.attacks[0])
 
 
 def test_another_beginning_is_another_result(

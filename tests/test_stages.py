@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -133,6 +134,13 @@ def test_the_budget_scales_what_attacks_cost() -> None:
     # looks cost the same
     assert all(b.cost <= 0.75 * a.cost or a.cost <= 1300 for a, b in zip(full, half, strict=True))
     assert {a.name for a in full}.isdisjoint({b.name for b in half})
+
+
+def test_the_least_budget_leaves_attacks_that_move() -> None:
+    names = " ".join(attack.name for attack in preset_attacks("strong", 1e-6))
+    steps = [int(n) for n in re.findall(r"(?:PGD|APGD-CE|APGD-DLR|APGD-T|FGSM)-(\d+)", names)]
+    assert min(steps) == 5  # of a quarter of the budget to a sixteenth: from one side of it nearly to the other
+    assert "2 rounds" in names
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0])

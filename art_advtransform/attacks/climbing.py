@@ -16,8 +16,9 @@ Direction = Callable[[Tensor], Tensor]
 
 # Beyond this lead of another class a draw counts as won, and its gradient goes to the draws that are not.
 WON_BY = 2.0
-# How often the climb looks which iterate is best, at most, after how many steps, at least, and over how many draws.
-LOOKS, STEPS_A_LOOK, LOOK_DRAWS = 8, 5, 16
+# How often the climb looks which iterate is best, at most, after how many steps, at least, and over how many draws; and how many
+# times as much its steps must cost.
+LOOKS, STEPS_A_LOOK, LOOK_DRAWS, WORTH = 8, 5, 16, 4
 
 
 class Keeper:
@@ -25,7 +26,12 @@ class Keeper:
 
     All iterates are compared on the same few draws of its own, first by how many are right, then by the mean lead of the best
     other class: fresh draws would let a lucky look stand against later gains, and shares alone can't tell two iterates that are
-    right in all.
+    right in all. Where there is a strongest result so far it is looked at first: what doesn't beat it on these draws is not
+    returned.
+
+    Args:
+        target: whose.
+        looks: whether there will be any looks; without, ``best`` is where the attack begins.
 
     Attributes:
         best: images (n, C, H, W).
@@ -34,7 +40,7 @@ class Keeper:
         ranking: wrong classes, those that lead most first, (n, K - 1).
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, looks: bool = True) -> None:
         self.target, self.model, n = target, target.view(), len(target.x)
         self.nb_draws = LOOK_DRAWS if self.model.randomized else 1
         self.starts = self._starts()
@@ -42,6 +48,8 @@ class Keeper:
         self.right = torch.full((n,), torch.inf, dtype=target.x.dtype, device=target.x.device)
         self.lead = torch.full_like(self.right, -torch.inf)
         self.ranking = target.y[:, None]
+        if looks and target.best is not None:
+            self.look(self.best)
 
     def look(self, x_adv: Tensor) -> None:
         """Compare these iterates with the best so far."""
@@ -83,9 +91,9 @@ def climb(
         direction: from iterates to what is climbed, both (n, C, H, W).
         max_iter: steps.
         momenta: coefficients of momentum; with several, the step follows the mean of their buffers (Lucas et al. 2019,
-            aggregated momentum, arXiv 1804.00325).
+            aggregated momentum, arXiv 1804.00325), each a running mean: sums over long memories would drown the others.
         eps_steps: first and last step as shares of the budget; between them they fall linearly.
-        looks: see ``keeper``; ``None``: one for every five steps, at most eight; 0: none.
+        looks: see ``keeper``; ``None``: one for every five steps, at most eight; 0: none. See :func:`nb_looks`.
 
     Returns:
         The last iterate; the best is the keeper's.
@@ -97,7 +105,7 @@ def climb(
     for t in range(max_iter):
         d = scaled(torch.nan_to_num(direction(x_adv)))
         for beta, buffer in zip(momenta, buffers, strict=True):
-            buffer.mul_(beta).add_(d)
+            buffer.mul_(beta).add_(d, alpha=1 - beta)
         eps_step = eps * (first + (last - first) * t / max(max_iter - 1, 1))
         moves = d.flatten(1).any(1).view(-1, 1, 1, 1)  # where every draw is won, no old direction leads away
         x_adv = keeper.target.project(x_adv + eps_step * moves * torch.stack(buffers).mean(0).sign())
@@ -106,9 +114,17 @@ def climb(
     return x_adv
 
 
-def nb_looks(max_iter: int) -> int:
-    """How many iterates of a climb are looked at: a look costs as much as some steps."""
-    return min(LOOKS, -(-max_iter // STEPS_A_LOOK))
+def nb_looks(max_iter: int, evaluations: int | None = None, look_draws: int = LOOK_DRAWS) -> int:
+    """How many iterates of a climb are looked at.
+
+    Args:
+        max_iter: steps.
+        evaluations: that a step spends on an image; a look is as dear as some steps, and the steps are to cost four times what the
+            looks do. ``None``: whatever they cost.
+        look_draws: evaluations of a look.
+    """
+    looks = min(LOOKS, -(-max_iter // STEPS_A_LOOK))
+    return looks if evaluations is None else max(min(looks, max_iter * evaluations // (WORTH * look_draws)), 1)
 
 
 def looks_cost(looks: int) -> int:

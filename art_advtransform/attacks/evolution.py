@@ -6,14 +6,12 @@ import torch
 from torch import Tensor
 
 from art_advtransform.attacks.base import Attack, Target, View
-from art_advtransform.attacks.climbing import Keeper, Loss, climb, expected_gradient, looks_cost, margin, nb_looks
+from art_advtransform.attacks.climbing import Keeper, Loss, climb, looks_cost, margin, nb_looks
 from art_advtransform.config import check_count, check_positive
 from art_advtransform.defended import DefendedModel
 
-# Images and draws that the model sees at a time.
-_BATCH = 512
-# Draws of the slope that is known.
-_KNOWN_DRAWS = 8
+# Pairs of an image at a time.
+_BATCH = 128
 
 
 def evolution_strategy(
@@ -21,8 +19,9 @@ def evolution_strategy(
 ) -> Attack:
     """Climbs the smoothed expected loss E_u E_D margin(f_a(g_D(x + sigma u)), y) (Salimans et al. 2017), jumps of g included.
 
-    What BPDA-I explains of the differences is taken from its gradient, which has no such noise; the pairs have to tell the rest.
-    Steps are small, from 1/16 of the budget falling to 1/64: a hundred pairs say little of a direction in thousands of pixels.
+    What BPDA-I explains of a pair's difference is taken from the gradient under the pair's own D, which has no such noise; the
+    pairs have to tell the rest. Steps are small, from 1/8 of the budget falling to 1/32: a hundred pairs say little of a direction
+    in thousands of pixels.
 
     Args:
         max_iter: steps.
@@ -40,18 +39,18 @@ def evolution_strategy(
 
     def generate(target: Target, model: DefendedModel) -> Tensor:
         keeper, generator = Keeper(target), target.generator(3)
-        draws = _KNOWN_DRAWS if model.randomized else 1
+        noise = sigma * target.threat.eps
 
         def direction(x_adv: Tensor) -> Tensor:
-            known = expected_gradient(model, x_adv, margin, target.y, draws)
-            noise = sigma * target.threat.eps
-            return evolution_gradient(model, x_adv, margin, target.y, nb_samples, noise, generator, known)
+            return evolution_gradient(model, x_adv, margin, target.y, nb_samples, noise, generator)
 
-        climb(keeper, keeper.best, direction, max_iter, momenta=(momentum,), eps_steps=(1 / 16, 1 / 64))
+        looks = nb_looks(max_iter, 3 * nb_samples, keeper.nb_draws)
+        climb(keeper, keeper.best, direction, max_iter, momenta=(momentum,), eps_steps=(1 / 8, 1 / 32), looks=looks)
         return keeper.best
 
     name = f"evolution strategy: {max_iter} steps, {nb_samples} pairs, sigma {sigma:g} eps"
-    cost = max_iter * (nb_samples * 2 + _KNOWN_DRAWS) + looks_cost(nb_looks(max_iter))
+    first_look = looks_cost(1) if continues else 0
+    cost = max_iter * nb_samples * 3 + looks_cost(nb_looks(max_iter, 3 * nb_samples)) + first_look
     return Attack(name, generate, "white box", View(), method="evolution_strategy", cost=cost, continues=continues)
 
 
@@ -63,32 +62,41 @@ def evolution_gradient(
     nb_samples: int,
     sigma: float,
     generator: torch.Generator,
-    known: Tensor | None = None,
 ) -> Tensor:
     """Gradient of E_u E_D loss(model_D(x + sigma u), y), u ~ N(0, I), from antithetic pairs with the same D; shape of ``x``.
 
-    ``known``, shape of ``x``, is a control variate: whatever it is, the expectation is the same; near the gradient, less noisy.
+    The gradient at x under a pair's D, by the model's backward rule, is its control variate: whatever that is, the expectation
+    is the same; where the loss is nearly linear in between, what is left to the noise of u are the jumps.
     """
     rows = []
-    known = torch.zeros_like(x) if known is None else known
-    for image, label, slope in zip(x, y, known, strict=True):
+    for image, label in zip(x, y, strict=True):
         total = torch.zeros_like(image)
-        for begin in range(0, nb_samples, _BATCH // 2):
-            n = min(_BATCH // 2, nb_samples - begin)
+        for begin in range(0, nb_samples, _BATCH):
+            n = min(_BATCH, nb_samples - begin)
             u = torch.randn((n, *image.shape), generator=generator, dtype=x.dtype).to(x.device)
+            starts = _starts(model, image, n)
+            slopes = _slopes(model, image, starts, loss, label, n)
             points = torch.cat([image + sigma * u, image - sigma * u])
             with torch.no_grad():
-                plus, minus = loss(_same_draw_twice(model, points), label.expand(2 * n)).chunk(2)
-            unexplained = plus - minus - 2 * sigma * torch.einsum("ichw,chw->i", u, slope)
-            total += torch.einsum("i,ichw->chw", unexplained, u)
-        rows.append(slope + total / (2 * sigma * nb_samples))
+                logits = model(points, None if starts is None else torch.cat([starts, starts]))
+            plus, minus = loss(logits, label.expand(2 * n)).chunk(2)
+            unexplained = plus - minus - 2 * sigma * (u * slopes).flatten(1).sum(1)
+            total += slopes.sum(0) + torch.einsum("i,ichw->chw", unexplained, u) / (2 * sigma)
+        rows.append(total / nb_samples)
     return torch.stack(rows)
 
 
-def _same_draw_twice(model: DefendedModel, points: Tensor) -> Tensor:
+def _starts(model: DefendedModel, image: Tensor, n: int) -> Tensor | None:
+    """D of every pair; ``None`` where it is not drawn."""
     if model.transform is None or model.is_frozen:
-        logits: Tensor = model(points)
-        return logits
-    start = model.transform.draw_start(points[: len(points) // 2])
-    logits = model(points, torch.cat([start, start]))
-    return logits
+        return None
+    return model.transform.draw_start(image.expand(n, *image.shape))
+
+
+def _slopes(model: DefendedModel, image: Tensor, starts: Tensor | None, loss: Loss, label: Tensor, n: int) -> Tensor:
+    """Gradient of the loss at the image under every D, (n, C, H, W); where D is not drawn, one for all."""
+    rows = 1 if starts is None else n
+    leaf = image.expand(rows, *image.shape).clone().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(loss(model(leaf, starts), label.expand(rows)).sum(), leaf)
+    return torch.nan_to_num(gradient).expand(n, *image.shape)

@@ -56,8 +56,8 @@ def expectation_pgd(
         continues: start from the strongest result so far, on the survivors.
 
     Returns:
-        The attack; it returns, of the iterates that it looks at, the one that is right in the fewest of 16 draws. A transfer
-        without targets, which has no use for queries, returns the last.
+        The attack; it returns, of the iterates that it looks at and what it began with, the one that is right in the fewest of 16
+        draws. A transfer without targets, which has no use for queries, returns the last.
 
     Raises:
         ValueError: if a number or the loss is not one of those above.
@@ -76,7 +76,7 @@ def expectation_pgd(
     queries = seen == "defended" or loss == "targeted"
 
     def generate(target: Target, model: DefendedModel) -> Tensor:
-        keeper = Keeper(target)
+        keeper = Keeper(target, looks=queries)
         draws, x_adv = eot_samples if model.randomized else 1, keeper.best
 
         for chosen in _losses(loss, keeper):
@@ -84,7 +84,7 @@ def expectation_pgd(
             def direction(x_adv: Tensor, chosen: Loss = chosen) -> Tensor:
                 return expected_gradient(model, x_adv, chosen, target.y, draws)
 
-            looks = nb_looks(max_iter) if queries else 0
+            looks = nb_looks(max_iter, draws, keeper.nb_draws) if queries else 0
             x_adv = climb(keeper, keeper.best, direction, max_iter, momenta=momenta, eps_steps=eps_steps, looks=looks)
         return keeper.best if queries else x_adv
 
@@ -93,8 +93,12 @@ def expectation_pgd(
     name += "" if tuple(momenta) == (0.0,) else f", momentum {'/'.join(f'{beta:g}' for beta in momenta)}"
     name += "" if nb_steps is None else f", N = {nb_steps}"
     name += "" if seen == "defended" else f", on {'an independent copy' if seen == 'twin' else seen}"
-    climbs, first_look = (_NB_TARGETS, looks_cost(1)) if loss == "targeted" else (1, 0)
-    looks, steps = nb_looks(max_iter) if queries else 0, max_iter * eot_samples if seen == "defended" else 0
+    climbs = _NB_TARGETS if loss == "targeted" else 1
+    first_look = looks_cost(1) if queries and (continues or loss == "targeted") else 0
+    looks, steps = (
+        nb_looks(max_iter, eot_samples) if queries else 0,
+        max_iter * eot_samples if seen == "defended" else 0,
+    )
     return Attack(
         name,
         generate,
@@ -116,5 +120,6 @@ def _title(seen: Seen, gradient: str | GradientEstimator) -> str:
 def _losses(name: LossName, keeper: Keeper) -> list[Loss]:
     if name != "targeted":
         return [cross_entropy if name == "ce" else margin]
-    keeper.look(keeper.best)
+    if keeper.target.best is None:  # else it has been looked at
+        keeper.look(keeper.best)
     return [towards(classes) for classes in keeper.ranking[:, :_NB_TARGETS].T]

@@ -25,7 +25,8 @@ from art_advtransform.unrolled import Tanh
 
 
 def strong(budget: float = 1.0) -> list[Attack]:
-    """All stages one after the other; ``budget`` multiplies the steps of every attack (and the queries of black-box ones).
+    """All stages one after the other; ``budget`` multiplies steps, pairs and queries of every attack, down to a least number of
+    steps without which it would be none.
 
     All entries continue: they see only images that are still right in more than a hundredth of the draws, and those of this
     package begin at the strongest result so far. Within a stage the cheap come first, so that the dear have fewer images left.
@@ -37,45 +38,49 @@ def strong(budget: float = 1.0) -> list[Attack]:
     return [
         replace(attack, stage=name)
         for name, attacks in STAGES.items()
-        for attack in attacks(lambda n: max(round(n * budget), 1))
+        for attack in attacks(lambda n, least: max(round(n * budget), min(least, n)))
     ]
 
 
-_Steps = Callable[[int], int]
+# So many steps at budget 1, and at least so many.
+_Steps = Callable[[int, int], int]
 
 
 def _transfer(steps: _Steps) -> list[Attack]:
     return [
-        auto_pgd_transfer(steps(100), "f_a"),
-        auto_pgd_transfer(steps(50), "f_a", targeted=True),
+        auto_pgd_transfer(steps(100, 10), "f_a"),
+        auto_pgd_transfer(steps(50, 10), "f_a", targeted=True),
         # unlike APGD these go on where the net attacked is wrong already, as f_a without g is on most images
-        expectation_pgd(steps(100), 1, loss="ce", momenta=(0.9,), seen="f_a"),
-        expectation_pgd(steps(100), 1, loss="ce", momenta=(0.9,), seen="f_b"),
-        expectation_pgd(steps(100), 1, loss="ce", momenta=(0.9,), seen="surrogates"),
-        momentum_transfer(steps(40), "surrogates", variance=True),
-        *(auto_pgd_transfer(steps(100), "surrogates", surrogate=name) for name in ("undefended", "adversarial")),
-        expectation_pgd(steps(200), 1, momenta=(0.9,), seen="twin"),
+        expectation_pgd(steps(100, 10), 1, loss="ce", momenta=(0.9,), seen="f_a"),
+        expectation_pgd(steps(100, 10), 1, loss="ce", momenta=(0.9,), seen="f_b"),
+        auto_pgd_transfer(steps(100, 10), "f_b"),
+        expectation_pgd(steps(100, 10), 1, loss="ce", momenta=(0.9,), seen="surrogates"),
+        momentum_transfer(steps(40, 10), "surrogates", variance=True),
+        *(auto_pgd_transfer(steps(100, 10), "surrogates", surrogate=name) for name in ("undefended", "adversarial")),
+        expectation_pgd(steps(200, 20), 1, momenta=(0.9,), seen="twin"),
     ]
 
 
 def _expectation(steps: _Steps) -> list[Attack]:
     return [
-        replace(momentum_pgd(steps(400)), continues=True),
-        expectation_pgd(steps(2000), 1, loss="ce", momenta=(0.9,), eps_steps=(1 / 8, 1 / 40)),
-        auto_pgd(steps(100), 20, continues=True),
-        expectation_pgd(steps(200), 10, momenta=(0, 0.9, 0.99)),
-        expectation_pgd(steps(70), 10, loss="targeted", momenta=(0, 0.9)),
-        expectation_pgd(steps(200), 40),
+        replace(momentum_pgd(steps(400, 40)), continues=True),
+        # of the margin, which is capped: where a draw is won already, it doesn't turn the others' direction
+        expectation_pgd(steps(2000, 100), 1, momenta=(0.9,), eps_steps=(1 / 8, 1 / 40)),
+        auto_pgd(steps(100, 10), 20, continues=True),
+        auto_pgd(steps(100, 10), 20, "dlr", continues=True),
+        expectation_pgd(steps(200, 20), 10, momenta=(0, 0.9, 0.99)),
+        expectation_pgd(steps(70, 10), 10, loss="targeted", momenta=(0, 0.9)),
+        expectation_pgd(steps(200, 20), 40),
     ]
 
 
 def _surrogate(steps: _Steps) -> list[Attack]:
-    return [student(nb_rounds=steps(4))]
+    return [student(nb_rounds=steps(4, 2))]
 
 
 def _smoothed(steps: _Steps) -> list[Attack]:
     def through(rule: str, gradient: Blended, nb_steps: int | None = None) -> Attack:
-        return expectation_pgd(steps(40), 4, gradient=gradient, rule=rule, nb_steps=nb_steps, momenta=(0.5,))
+        return expectation_pgd(steps(40, 5), 4, gradient=gradient, rule=rule, nb_steps=nb_steps, momenta=(0.5,))
 
     def tanh(k: float) -> Tanh:
         return Tanh(1 / k, normalize=True)
@@ -95,23 +100,22 @@ def _smoothed(steps: _Steps) -> list[Attack]:
 
 
 def _steering(steps: _Steps) -> list[Attack]:
-    return [steered_pgd(steps(20), 4)]
+    return [steered_pgd(steps(20, 5), 4)]
 
 
 def _evolution(steps: _Steps) -> list[Attack]:
     return [
-        evolution_strategy(steps(20), 100, 1.0),
-        evolution_strategy(steps(20), 100, 0.5),
-        evolution_strategy(steps(4), 1000, 0.5),
+        *(evolution_strategy(steps(20, 8), steps(100, 20), sigma) for sigma in (1.0, 0.5)),
+        *(evolution_strategy(steps(4, 3), steps(1000, 50), sigma) for sigma in (1.0, 0.5)),
     ]
 
 
 def _black_box(steps: _Steps) -> list[Attack]:
     return [
-        square(steps(200), 20, continues=True),
-        spsa(steps(20), 64, continues=True),
-        replace(gen_attack(steps(100)), continues=True),
-        replace(hop_skip_jump(steps(8)), continues=True),
+        square(steps(200, 20), 20, continues=True),
+        spsa(steps(20, 4), 64, continues=True),
+        replace(gen_attack(steps(100, 10)), continues=True),
+        replace(hop_skip_jump(steps(8, 2)), continues=True),
     ]
 
 

@@ -45,7 +45,8 @@ def student(
         generator, keeper = target.generator(4), Keeper(target)
         s = copy.deepcopy(_beginning(target)).eval().requires_grad_(True)
         optimizer = torch.optim.Adam(s.parameters(), _LEARNING_RATE)
-        keeper.look(keeper.best)  # later rounds start from it unless they find a better one
+        if target.best is None:
+            keeper.look(keeper.best)  # later rounds start from it unless they find a better one
         x_adv = keeper.best
         points, answers = [], []
         for _ in range(nb_rounds):
