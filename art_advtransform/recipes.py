@@ -221,8 +221,21 @@ NETS: dict[str, dict[str, Net]] = {
         "f_a-defended": Net(
             "ResNet18", _TINY_RESNET, "defended", _TINY_RECIPE, "the classifier behind g", redraw_every=7, half=True
         ),
+        "f_b-standard": Net(
+            "SmallVGG", _TINY_VGG, "plain", _TINY_RECIPE, "an f_b that is not trained adversarially", half=True
+        ),
         "undefended": Net(
             "ResNet18", _TINY_RESNET, "plain", _TINY_RECIPE, "the classifier without a defence", half=True
+        ),
+        "adversarial": Net(
+            "ResNet18",
+            _TINY_RESNET,
+            "adversarial",
+            _TINY_RECIPE,
+            "the classifier trained adversarially instead",
+            ThreatModel(),
+            attack_steps=1,
+            half=True,
         ),
     },
 }

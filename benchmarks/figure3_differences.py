@@ -41,6 +41,7 @@ def main() -> None:
                 "median": float(slopes.median()),
                 "max": float(slopes.max()),
                 "without_a_jump": 100 * float((slopes * h < 1e-12).double().mean()),
+                "draws": 1,
             }
         )
     shop.write("figure3", rows)

@@ -8,6 +8,7 @@ many steps on few images as on many. A killed training of h goes on.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.attacks.art_attacks import reparameterized
+from art_advtransform.attacks.identity import network_identity
 from art_advtransform.datasets import ImageSet
 from art_advtransform.figures import curve_figure
 from art_advtransform.layer import LLPGDTransform
@@ -25,8 +27,9 @@ from art_advtransform.recipes import preset_nets
 from art_advtransform.store import write_json
 from art_advtransform.train_nets import imitation_error
 from art_advtransform.training import fit
+from benchmarks.columns import per_cent
 from benchmarks.harness import RESULTS
-from benchmarks.scales import Workshop, per_cent
+from benchmarks.scales import Workshop
 
 # training images, at most all of them
 NB_IMAGES = {"digits": (64, 1200), "cpu": (512, 4096), "paper": (5000, 50000)}
@@ -73,7 +76,8 @@ def imitation(shop: Workshop, g: LLPGDTransform, train: ImageSet) -> tuple[FCN, 
     recipe = replace(recipe, batch_size=batch_size, nb_epochs=nb_epochs)
     with global_seed(derived_seed(recipe.seed)):
         h = FCN(train.x.shape[1], g.config.eps).to(shop.device)
-    kept = shop.home / "nets" / f"imitation-{len(train)}"
+    made_from = f"{recipe} {network_identity(g.model)}"  # a checkpoint knows its recipe, but not its g
+    kept = shop.home / "nets" / f"imitation-{len(train)}-{hashlib.sha256(made_from.encode()).hexdigest()[:8]}"
     rows: list[dict[str, Any]] = _rows_before(kept)
 
     def on_epoch(done: int, total: int, loss: float) -> None:

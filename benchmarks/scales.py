@@ -27,7 +27,7 @@ from art_advtransform.evaluation import evaluate
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.pretrained import BUNDLED, bundled_names, load_pretrained, read_card
 from art_advtransform.recipes import THREATS, Net, Role, preset_nets
-from art_advtransform.records import AttackResult, Evaluation
+from art_advtransform.records import Evaluation
 from art_advtransform.store import AnotherEvaluationError
 from art_advtransform.train_nets import Options, is_finished, train_nets
 from benchmarks.harness import print_table, progress, write_csv
@@ -62,6 +62,9 @@ class Scale:
     climb: int
     shipped: tuple[str, ...] = ()
 
+
+# Test images that the cards of the nets are measured on.
+NB_MEASURED = 1000
 
 SCALES = {
     "digits": Scale(
@@ -202,17 +205,26 @@ class Workshop:
         With ``encode`` on images that went through it; the recipe must say so, in its ``about``.
         """
         folder = self.home / "nets"
-        for name, net in recipes.items():
+        train, test = self.train, self.test.sample(min(NB_MEASURED, len(self.test)))
+        encoded = encode is None
+        for name, net in recipes.items():  # f_b first: what is trained on it may be there by another name
             self._ship(net, folder / name)
-        options = Options(preset=self.scale.preset, nets=recipes, progress=lambda name: partial(_told, name))
-        train, test = self.train, self.test
-        finished = encode is None or all(
-            is_finished(self.scale.dataset, net, folder / name) for name, net in recipes.items()
-        )
-        if not finished and encode is not None:
-            train, test = replace(train, x=encode(train.x)), replace(test, x=encode(test.x))
-        folders = train_nets(self.scale.dataset, train, test, folder, options=options)
-        return {name: load_pretrained(folder, self.device) for name, folder in folders.items()}
+            if is_finished(self.scale.dataset, net, folder / name) or self._copied(net, folder / name):
+                continue
+            if not encoded and encode is not None:
+                train, test, encoded = replace(train, x=encode(train.x)), replace(test, x=encode(test.x)), True
+            options = Options(preset=self.scale.preset, nets={name: net}, progress=lambda name: partial(_told, name))
+            train_nets(self.scale.dataset, train, test, folder, options=options)
+        return {name: load_pretrained(folder / name, self.device) for name in recipes}
+
+    def _copied(self, net: Net, folder: Path) -> bool:
+        """Whether a table had this very net trained by another name; it is copied then."""
+        others = [other.parent for other in sorted(folder.parent.glob("*/card.json")) if other.parent != folder]
+        same = [other for other in others if is_finished(self.scale.dataset, net, other)]
+        if same:
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(same[0], folder)
+        return bool(same)
 
     def _ship(self, net: Net, folder: Path) -> None:
         """Put the net of this recipe that comes with the package in ``folder``, in place of another one."""
@@ -268,29 +280,6 @@ class Workshop:
         print_table(told)
         print(f"written to {write_csv(f'{question}-{self.name}', told)}")
         return told
-
-
-def trained(net: Net) -> dict[str, Any]:
-    """Columns that say how a net was made: what is compared should be alike in these."""
-    return {
-        "width": net.arguments.get("width", "-"),
-        "epochs": net.recipe.nb_epochs,
-        "attack_steps": "-" if net.threat is None else net.attack_steps,
-    }
-
-
-def with_interval(name: str, found: AttackResult) -> dict[str, float]:
-    """Mean accuracy in per cent and its 95 % interval, as three columns."""
-    assert found.mean is not None, found.problem
-    mean = found.mean
-    return {name: 100 * mean.value, f"{name}_low": 100 * mean.low, f"{name}_high": 100 * mean.high}
-
-
-def per_cent(evaluation: Evaluation, attack: int | None = None) -> float:
-    """Mean accuracy without an attack, or under the one of that number."""
-    result = evaluation.clean if attack is None else evaluation.attacks[attack]
-    assert result.mean is not None, result.problem
-    return 100 * result.mean.value
 
 
 def _told(name: str, what: str, done: int, total: int) -> None:

@@ -20,8 +20,9 @@ from art_advtransform.figures import grid_figure, normalised
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.recipes import Net
 from art_advtransform.transform import loss_gradient
+from benchmarks.columns import per_cent, with_interval
 from benchmarks.harness import RESULTS
-from benchmarks.scales import Workshop, per_cent, with_interval
+from benchmarks.scales import Workshop
 
 EPOCHS = (0, 1, 2, 5, 10, 15, 20)
 ADVERSARIAL = "adversarial"

@@ -15,7 +15,8 @@ from art_advtransform.attacks.art_attacks import black_box_transfer
 from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
 from art_advtransform.store import slug
 from art_advtransform.training import Recipe
-from benchmarks.scales import Workshop, per_cent, trained, with_interval
+from benchmarks.columns import per_cent, trained, with_interval
+from benchmarks.scales import Workshop
 
 # clean, transfer, HopSkipJump, GenAttack
 PAPER = {

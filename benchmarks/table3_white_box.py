@@ -26,9 +26,10 @@ from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.randomness import global_seed
 from art_advtransform.recipes import Net
 from art_advtransform.store import slug
+from benchmarks.columns import NOT_MEASURED, per_cent, trained, with_interval
 from benchmarks.harness import progress
 from benchmarks.other_defences import ArtPreprocessed, StochasticActivationPruning, Thermometer
-from benchmarks.scales import Workshop, per_cent, trained, with_interval
+from benchmarks.scales import Workshop
 
 _LEVELS = 10  # of the thermometer
 _BPDA = 3  # how many of the attacks, the first ones, are BPDA
@@ -96,7 +97,7 @@ def main() -> None:
     for name, (standard, worst, attack, reason) in NOT_RUN.items():
         blank = dict.fromkeys(rows[0], "-")
         paper = {"paper_standard": standard, "paper_worst": worst, "paper_attack": attack}
-        rows.append({**blank, "method": name, "implementation": f"not run: {reason}", **paper})
+        rows.append({**blank, "method": name, "implementation": f"not run: {reason}", **paper, **NOT_MEASURED})
     shop.write("table3", rows)
 
 

@@ -14,7 +14,8 @@ from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.attacks.art_attacks import black_box_transfer, bpda_identity, white_box_transfer
 from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.evaluation import Evaluation
-from benchmarks.scales import Workshop, per_cent, trained, with_interval
+from benchmarks.columns import per_cent, trained, with_interval
+from benchmarks.scales import Workshop
 
 # standard accuracy and the worst
 PAPER = {

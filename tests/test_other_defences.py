@@ -84,6 +84,23 @@ def test_nets_that_ship_replace_others(tmp_path: Path, monkeypatch: pytest.Monke
     assert read_card(folder) == read_card("digits/f_b-adversarial")
 
 
+def test_a_net_that_another_table_trained_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
+    untrained = shop.recipe("undefended", nb_epochs=0)
+    first = shop.nets({"one": untrained})["one"]
+
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("trained again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmarks.scales.train_nets", never)
+        again = shop.nets({"one": untrained, "other": untrained})
+        assert network_identity(again["other"]) == network_identity(first)
+        with pytest.raises(AssertionError, match="trained again"):  # of another recipe, under a name that is taken
+            shop.nets({"other": shop.recipe("undefended", nb_epochs=0, about="another")})
+
+
 def test_what_stands_side_by_side_is_trained_alike() -> None:
     shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
     epochs = {shop.recipe("undefended").recipe.nb_epochs, shop.adversarial("trades").recipe.nb_epochs}
