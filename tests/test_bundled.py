@@ -39,6 +39,19 @@ def test_the_readme_gives_the_cards_numbers() -> None:
     assert sorted(told) == [(name, f"{100 * c['test_accuracy']:.1f}", attacked[name]) for name, c in cards.items()]
 
 
+def test_a_defended_classifier_of_cifar10_and_what_it_is_compared_with_are_bundled() -> None:
+    nets = ("adversarial", "f_a-defended", "f_a-defended-2", "f_b-adversarial", "f_b-standard", "undefended")
+    assert sorted(name for name in bundled_names() if name.startswith("cifar10/")) == [f"cifar10/{n}" for n in nets]
+    cards = {name: read_card(f"cifar10/{name}")["net"] for name in nets}
+    classifiers = ("adversarial", "f_a-defended", "f_a-defended-2", "undefended")
+    assert {(cards[name]["architecture"], cards[name]["arguments"]["width"]) for name in classifiers} == {
+        ("ResNet18", 20)
+    }
+    first, second = (read_card(f"cifar10/{name}") for name in ("f_a-defended", "f_a-defended-2"))
+    assert first["f_b_sha256"] == second["f_b_sha256"]
+    assert first["net"]["recipe"]["seed"] != second["net"]["recipe"]["seed"]
+
+
 def test_all_nets_of_digits_are_bundled() -> None:
     assert {path.parent.name for path in (BUNDLED / "digits").glob("*/card.json")} == set(NETS["digits"])
 
