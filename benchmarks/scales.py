@@ -42,6 +42,7 @@ class Scale:
         preset: of the recipes that nets are trained by.
         images: attacked.
         draws: of D that score.
+        selection_draws, confirmation_draws: others, that choose the worst attack for each image.
         nb_epochs: instead of the recipes'; ``None``: theirs.
         redraw_every: see :class:`~art_advtransform.recipes.Net`.
         attack_steps: of adversarial training; 1 is FGSM with a random start.
@@ -54,6 +55,8 @@ class Scale:
     preset: str
     images: int
     draws: int
+    selection_draws: int
+    confirmation_draws: int
     nb_epochs: int | None
     redraw_every: int
     attack_steps: int
@@ -70,8 +73,10 @@ SCALES = {
     "digits": Scale(
         dataset="digits",
         preset="cpu",
-        images=30,
+        images=40,
         draws=10,
+        selection_draws=10,
+        confirmation_draws=20,
         nb_epochs=12,
         redraw_every=4,
         attack_steps=3,
@@ -85,6 +90,8 @@ SCALES = {
         preset="cpu",
         images=100,
         draws=20,
+        selection_draws=10,
+        confirmation_draws=20,
         nb_epochs=12,
         redraw_every=6,
         attack_steps=1,
@@ -98,6 +105,8 @@ SCALES = {
         preset="paper",
         images=1000,
         draws=100,
+        selection_draws=20,
+        confirmation_draws=100,
         nb_epochs=None,
         redraw_every=0,
         attack_steps=7,
@@ -257,6 +266,8 @@ class Workshop:
             out=self.home / name,
             seed=self.seed,
             nb_draws=self.scale.draws,
+            nb_selection_draws=self.scale.selection_draws,
+            nb_confirmation_draws=self.scale.confirmation_draws,
             progress=partial(_told, name),
             **options,
         )
