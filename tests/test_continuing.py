@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from art_advtransform import runs
+from art_advtransform import judging, runs
 from art_advtransform.attacks.base import Attack, Target
 from art_advtransform.attacks.presets import PRESETS
 from art_advtransform.config import ThreatModel
@@ -45,7 +45,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         numbers.append(len(x))
         return predictions(model, x, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runs, "predictions", spy)
+    monkeypatch.setattr(judging, "predictions", spy)
     return numbers
 
 
@@ -102,14 +102,14 @@ def test_what_is_left_alone_is_not_judged_again(seen: list[Target], monkeypatch:
     assert judged == [9, 9, len(seen[1].x), 9]  # and the worst case
     assert judged[2] == 8
     # and the numbers are those of judging all of them
-    monkeypatch.setattr(runs, "_judged", lambda plan, attacked, first, pool, nb_draws: _all(plan, attacked, first))
+    monkeypatch.setattr(runs, "judged", lambda plan, attacked, first, pool, nb_draws: _all(plan, attacked, first))
     assert timeless(run(model, images, labels, chunk_size=9)) == timeless(with_spy)
 
 
 def _all(plan: Plan, attacked: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
     numbers = list(range(first, first + len(attacked)))
     scoring = predictions(plan.defended, attacked, plan.nb_draws, plan.seed, SCORING, numbers)
-    return *runs._chosen_by(plan, attacked, numbers), scoring
+    return *judging._chosen_by(plan, attacked, numbers), scoring
 
 
 @pytest.mark.parametrize("weaker", [lambda x: x + 0.01, lambda x: x], ids=["other", "same"])
@@ -139,7 +139,7 @@ def test_what_is_no_stronger_by_a_few_draws_costs_no_more(
         asked.append((len(x), nb_draws))
         return shares_and_leads(model, x, y, nb_draws, *rest)
 
-    monkeypatch.setattr(runs, "shares_and_leads", spy)
+    monkeypatch.setattr(judging, "shares_and_leads", spy)
     images = IMAGES[:5]  # right in some draws, and in some not
     result = run(drifting(BRIGHT.classifier), images, LABELS[:5], chunk_size=5, nb_selection_draws=20, out=tmp_path)
     assert asked[:2] == [(5, 20), (5, 20)]  # the clean images and the first attack's
@@ -183,8 +183,8 @@ def test_what_is_stronger_only_by_more_draws_still_counts(monkeypatch: pytest.Mo
         share = torch.tensor([confirmed[round(float(image[0, 0, 0]), 2)] for image in images]).double()
         return share, torch.zeros_like(share)
 
-    monkeypatch.setattr(runs, "_chosen_by", few)
-    monkeypatch.setattr(runs, "_confirmed", many)
+    monkeypatch.setattr(judging, "_chosen_by", few)
+    monkeypatch.setattr(judging, "_confirmed", many)
     second = Attack("second", lambda target, model: better, continues=True)
     monkeypatch.setitem(PRESETS, "mine", lambda: [Attack("first", lambda target, model: lucky), second])
     result = run(flicker(0.5), x, y, chunk_size=1)
@@ -232,25 +232,25 @@ def test_the_least_share_is_one_over_many_draws(monkeypatch: pytest.MonkeyPatch)
     )  # fmt: skip
     few = torch.linspace(0.4, 1.0, 30, dtype=torch.float64)
     candidates = [Chunk(x, share[None], torch.zeros(1), torch.zeros(1, 10).long(), 0, 0, 0.0) for share in few]
-    found = runs._worst_of(plan, candidates, 0)
+    found = judging.worst_of(plan, candidates, 0)
     # not the lucky 0.4
     assert float(found.share) == pytest.approx(0.2, abs=0.06)
     # nor is the same image confirmed for each that made it
     asked: list[int] = []
-    original = runs._confirmed
+    original = judging._confirmed
 
     def spy(plan: Plan, images: Tensor, indices: list[int]) -> tuple[Tensor, Tensor]:
         asked.append(len(images))
         return original(plan, images, indices)
 
-    monkeypatch.setattr(runs, "_confirmed", spy)
+    monkeypatch.setattr(judging, "_confirmed", spy)
     often = replace(plan, defended=flicker(0.3))
-    assert float(runs._worst_of(often, candidates, 0).share) == pytest.approx(0.7, abs=0.06)
+    assert float(judging.worst_of(often, candidates, 0).share) == pytest.approx(0.7, abs=0.06)
     assert sum(asked) == 1
     asked.clear()
     other = [replace(c, attacked=x + 1e-5 * k) for k, c in enumerate(candidates)]
-    assert float(runs._worst_of(often, other, 0).share) == pytest.approx(0.7, abs=0.06)
+    assert float(judging.worst_of(often, other, 0).share) == pytest.approx(0.7, abs=0.06)
     assert sum(asked) > 5
     monkeypatch.undo()
-    exact = runs._worst_of(replace(plan, defended=BRIGHT), candidates, 0)
+    exact = judging.worst_of(replace(plan, defended=BRIGHT), candidates, 0)
     assert float(exact.share) == pytest.approx(0.4)  # nothing to confirm where there are no draws

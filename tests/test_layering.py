@@ -45,6 +45,7 @@ LAYERS = {
     "attacks.*": 5,
     "evaluation": 6,
     "runs": 6,
+    "judging": 6,
     "plan": 6,
     "pool": 6,
     "store": 6,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from art_advtransform import runs
+from art_advtransform import judging, runs
 from art_advtransform.attacks.base import Attack, Target, View, from_function
 from art_advtransform.attacks.presets import preset_attacks
 from art_advtransform.attacks.strong import STAGES
@@ -56,13 +56,13 @@ def test_the_worst_case_is_kept_and_goes_with_what_it_was_made_of(
     options: dict[str, Any] = {"preset": [by(0.05)], "nb_attack_draws": 3, "out": tmp_path}
     first = run(**options)
     scored: list[int] = []
-    original = runs._worst_of
+    original = judging.worst_of
 
     def spy(*given: Any) -> Chunk:
         scored.append(given[-1])
         return original(*given)
 
-    monkeypatch.setattr(runs, "_worst_of", spy)
+    monkeypatch.setattr(runs, "worst_of", spy)
     assert timeless(run(**options)) == timeless(first)
     assert scored == []
     run(**options | {"preset": [by(0.05), by(0.1)]})
