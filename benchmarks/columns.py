@@ -8,7 +8,7 @@ from art_advtransform.recipes import Net
 from art_advtransform.records import AttackResult, Evaluation
 
 # What a row says of itself that was not measured here.
-NOT_MEASURED = dict.fromkeys(("dataset", "eps", "scale", "images", "draws", "seed"), "-")
+NOT_MEASURED = dict.fromkeys(("dataset", "eps", "scale", "training_images", "images", "draws", "seed"), "-")
 
 
 def trained(net: Net) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from art_advtransform.layer import LLPGDTransform
 from art_advtransform.randomness import keyed_generator
 from art_advtransform.transform import random_start
 from benchmarks.harness import RESULTS
-from benchmarks.scales import Workshop
+from benchmarks.workshop import Workshop
 
 STEPS = tuple(10.0**k for k in range(-8, 0))
 

@@ -26,7 +26,7 @@ from art_advtransform.store import read_attacked
 from art_advtransform.unrolled import Softsign, Tanh
 from benchmarks.columns import NOT_MEASURED, per_cent, with_interval
 from benchmarks.harness import RESULTS
-from benchmarks.scales import Workshop
+from benchmarks.workshop import Workshop
 
 STEPS = (1, 3, 5, 7, 10, 13)
 # Table 5: the defence of an N, and the sources of the examples; which N the paper's other rows and columns are is lost in its text

@@ -15,10 +15,10 @@ from art_advtransform.config import TransformConfig
 from art_advtransform.figures import curve_figure
 from benchmarks.columns import per_cent, with_interval
 from benchmarks.harness import RESULTS
-from benchmarks.scales import Workshop
+from benchmarks.workshop import Workshop
 
 EPS = (0.05, 0.1, 0.2, 0.3)
-DRAWS = {"digits": (1, 3, 10), "cpu": (1, 3, 10, 30), "paper": (1, 10, 100, 500)}
+DRAWS = {"digits": (1, 3, 10), "cpu": (1, 3, 10), "paper": (1, 10, 100, 500)}
 
 
 def main() -> None:

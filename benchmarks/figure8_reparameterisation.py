@@ -29,12 +29,12 @@ from art_advtransform.train_nets import imitation_error
 from art_advtransform.training import fit
 from benchmarks.columns import per_cent
 from benchmarks.harness import RESULTS
-from benchmarks.scales import Workshop
+from benchmarks.workshop import Workshop
 
 # training images, at most all of them
-NB_IMAGES = {"digits": (64, 1200), "cpu": (512, 4096), "paper": (5000, 50000)}
+NB_IMAGES = {"digits": (64, 1200), "cpu": (128, 4096), "paper": (5000, 50000)}
 # of SGD, whatever the number of images
-NB_STEPS = {"digits": 400, "cpu": 5000, "paper": 50000}
+NB_STEPS = {"digits": 400, "cpu": 300, "paper": 50000}
 CHECKPOINTS = 6
 
 

@@ -1,36 +1,14 @@
-"""How large the paper's tables and figures are made, and the nets and evaluations that they share.
+"""How large the paper's tables and figures are made.
 
 `--scale digits`: minutes on two cores for all of them, so that they can be run with the tests: what is compared is trained alike,
-and briefly; `cpu`: hours on two cores, CIFAR-10 with smaller nets and fewer epochs; `paper`: the paper's own setting, for a GPU.
-Nets are trained once into `runs/paper-<scale>-<data set>/nets` and serve every table; of those that ship with the package a scale
-names what it takes. What was killed goes on.
+and briefly; `cpu`: hours on two cores, CIFAR-10 (Tiny ImageNet for Table 6) with small nets, few epochs and a share of the training
+images; `paper`: the paper's own setting, for a GPU.
 """
 
 from __future__ import annotations
 
-import argparse
-import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
-
-import torch
-from torch import Tensor, nn
-
-from art_advtransform.attacks.base import Attack
-from art_advtransform.config import ThreatModel, TransformConfig
-from art_advtransform.datasets import ImageSet, load_dataset
-from art_advtransform.defended import DefendedModel
-from art_advtransform.evaluation import evaluate
-from art_advtransform.layer import LLPGDTransform
-from art_advtransform.pretrained import BUNDLED, bundled_names, load_pretrained, read_card
-from art_advtransform.recipes import THREATS, Net, Role, preset_nets
-from art_advtransform.records import Evaluation
-from art_advtransform.store import AnotherEvaluationError
-from art_advtransform.train_nets import Options, is_finished, train_nets
-from benchmarks.harness import print_table, progress, write_csv
 
 
 @dataclass(frozen=True)
@@ -40,6 +18,8 @@ class Scale:
     Attributes:
         dataset: what it is about.
         preset: of the recipes that nets are trained by.
+        train_images: of the training set, at most; ``None``: all.
+        width: of the ResNets that are trained; ``None``: the recipes'.
         images: attacked.
         draws: of D that score.
         selection_draws, confirmation_draws: others, that choose the worst attack for each image.
@@ -53,6 +33,8 @@ class Scale:
 
     dataset: str
     preset: str
+    train_images: int | None
+    width: int | None
     images: int
     draws: int
     selection_draws: int
@@ -66,13 +48,12 @@ class Scale:
     shipped: tuple[str, ...] = ()
 
 
-# Test images that the cards of the nets are measured on.
-NB_MEASURED = 1000
-
 SCALES = {
     "digits": Scale(
         dataset="digits",
         preset="cpu",
+        train_images=None,
+        width=None,
         images=40,
         draws=10,
         selection_draws=10,
@@ -88,21 +69,25 @@ SCALES = {
     "cpu": Scale(
         dataset="cifar10",
         preset="cpu",
-        images=100,
+        train_images=8000,
+        width=12,
+        images=40,
         draws=20,
         selection_draws=10,
         confirmation_draws=20,
-        nb_epochs=12,
-        redraw_every=6,
+        nb_epochs=10,
+        redraw_every=10,
         attack_steps=1,
-        eot_samples=10,
+        eot_samples=5,
         max_iter=20,
         climb=100,
-        shipped=("f_b-adversarial", "f_a-defended", "undefended", "adversarial"),
+        shipped=("f_b-adversarial", "f_b-standard"),
     ),
     "paper": Scale(
         dataset="cifar10",
         preset="paper",
+        train_images=None,
+        width=None,
         images=1000,
         draws=100,
         selection_draws=20,
@@ -116,182 +101,7 @@ SCALES = {
     ),
 }
 
-
-@dataclass(frozen=True)
-class Workshop:
-    """What a table or figure works with at a scale.
-
-    Attributes:
-        name: of the scale.
-        scale: itself.
-        data_root: where data sets are.
-        seed: of draws.
-        device: of nets and images.
-    """
-
-    name: str
-    scale: Scale
-    data_root: Path | None
-    seed: int
-    device: str
-
-    @classmethod
-    def from_command_line(cls, doc: str | None, dataset: str | None = None) -> Workshop:
-        """``--scale``, ``--seed`` and ``--data-root``; ``dataset``: instead of CIFAR-10 at the larger scales."""
-        parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-        parser.add_argument("--scale", choices=SCALES, default="digits")
-        parser.add_argument("--seed", type=int, default=0)
-        parser.add_argument("--data-root", type=Path, default=None)
-        arguments = parser.parse_args()
-        scale = SCALES[arguments.scale]
-        if dataset is not None and arguments.scale != "digits":
-            scale = replace(scale, dataset=dataset)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(arguments.scale, scale, arguments.data_root, arguments.seed, device)
-
-    @property
-    def home(self) -> Path:
-        """Where nets and runs are kept."""
-        return Path("runs") / f"paper-{self.name}-{self.scale.dataset}"
-
-    @property
-    def threat(self) -> ThreatModel:
-        """The data set's budget."""
-        return THREATS[self.scale.dataset]
-
-    @cached_property
-    def bundled(self) -> dict[str, dict[str, Any]]:
-        """Fields of the nets that ship with the package and are not trained again, by name."""
-        there = {name: f"{self.scale.dataset}/{name}" for name in self.scale.shipped}
-        there = {name: folder for name, folder in there.items() if folder in bundled_names()}
-        return {name: Net.from_json(read_card(folder)["net"]).to_json() for name, folder in there.items()}
-
-    @cached_property
-    def train(self) -> ImageSet:
-        """All training images."""
-        return load_dataset(self.scale.dataset, "train", self.data_root)
-
-    @cached_property
-    def test(self) -> ImageSet:
-        """All test images."""
-        return load_dataset(self.scale.dataset, "test", self.data_root)
-
-    @cached_property
-    def attacked(self) -> ImageSet:
-        """Those that are attacked."""
-        sample = self.test.sample(self.scale.images)
-        return replace(sample, x=sample.x.to(self.device), y=sample.y.to(self.device))
-
-    def recipe(self, name: str, **changes: Any) -> Net:
-        """The net called ``name`` by its recipe at this scale, with ``changes``; without any, that of the net that ships."""
-        net = preset_nets(self.scale.dataset, self.scale.preset)[name]
-        if not changes and net.to_json() in self.bundled.values():
-            return net
-        nb_epochs = changes.pop("nb_epochs", self.scale.nb_epochs)
-        if nb_epochs is not None:
-            warmup = min(net.recipe.warmup, nb_epochs / 4)
-            net = replace(net, recipe=replace(net.recipe, nb_epochs=nb_epochs, warmup=warmup))
-        if net.role == "defended":
-            net = replace(net, redraw_every=self.scale.redraw_every)
-        return replace(net, **changes)
-
-    def adversarial(self, role: Role, **changes: Any) -> Net:
-        """The classifier without g, trained on examples instead."""
-        if role == "adversarial" and not changes and "adversarial" in self.bundled:
-            return self.recipe("adversarial")
-        steps = 10 if role == "trades" and self.name == "paper" else self.scale.attack_steps
-        return self.beside("undefended", role=role, threat=self.threat, attack_steps=steps, **changes)
-
-    def beside(self, name: str, **changes: Any) -> Net:
-        """The net called ``name`` with ``changes``, trained for as many epochs as the one that it stands beside."""
-        return self.recipe(name, nb_epochs=self.recipe(name).recipe.nb_epochs, **changes)
-
-    def nets(
-        self, recipes: Mapping[str, Net], encode: Callable[[Tensor], Tensor] | None = None
-    ) -> dict[str, nn.Module]:
-        """Trained by their recipes, or read where they have been; f_b before what is trained on it.
-
-        With ``encode`` on images that went through it; the recipe must say so, in its ``about``.
-        """
-        folder = self.home / "nets"
-        train, test = self.train, self.test.sample(min(NB_MEASURED, len(self.test)))
-        encoded = encode is None
-        for name, net in recipes.items():  # f_b first: what is trained on it may be there by another name
-            self._ship(net, folder / name)
-            if is_finished(self.scale.dataset, net, folder / name) or self._copied(net, folder / name):
-                continue
-            if not encoded and encode is not None:
-                train, test, encoded = replace(train, x=encode(train.x)), replace(test, x=encode(test.x)), True
-            options = Options(preset=self.scale.preset, nets={name: net}, progress=lambda name: partial(_told, name))
-            train_nets(self.scale.dataset, train, test, folder, options=options)
-        return {name: load_pretrained(folder / name, self.device) for name in recipes}
-
-    def _copied(self, net: Net, folder: Path) -> bool:
-        """Whether a table had this very net trained by another name; it is copied then."""
-        others = [other.parent for other in sorted(folder.parent.glob("*/card.json")) if other.parent != folder]
-        same = [other for other in others if is_finished(self.scale.dataset, net, other)]
-        if same:
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(same[0], folder)
-        return bool(same)
-
-    def _ship(self, net: Net, folder: Path) -> None:
-        """Put the net of this recipe that comes with the package in ``folder``, in place of another one."""
-        shipped = [name for name, made in self.bundled.items() if made == net.to_json()]
-        if not shipped:
-            return
-        bundled = BUNDLED / self.scale.dataset / shipped[0]
-        if not folder.exists() or read_card(folder) != read_card(bundled):
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(bundled, folder)
-
-    def evaluate(
-        self,
-        name: str,
-        f_a: nn.Module,
-        f_b: nn.Module | None,
-        attacks: Sequence[Attack],
-        config: TransformConfig | None = None,
-        **options: Any,
-    ) -> Evaluation:
-        """f_a(g(.)), or f_a alone, under ``attacks``; kept as ``name``, in place of one of other nets, seed or code."""
-        transform = None if f_b is None else LLPGDTransform(f_b, config)
-        run = partial(
-            evaluate,
-            DefendedModel(f_a, transform).eval(),
-            self.attacked.x,
-            self.attacked.y,
-            attacks,
-            options.pop("threat", self.threat),
-            out=self.home / name,
-            seed=self.seed,
-            nb_draws=self.scale.draws,
-            nb_selection_draws=self.scale.selection_draws,
-            nb_confirmation_draws=self.scale.confirmation_draws,
-            progress=partial(_told, name),
-            **options,
-        )
-        try:
-            return run()
-        except AnotherEvaluationError as error:
-            progress(f"{error}; begun anew")
-            return run(restart=True)
-
-    def write(self, question: str, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Rows with what they were measured on, where they don't say it themselves, printed and written."""
-        about = {
-            "dataset": self.scale.dataset,
-            "eps": self.threat.eps,
-            "scale": self.name,
-            "images": len(self.attacked),
-            "draws": self.scale.draws,
-            "seed": self.seed,
-        }
-        told = [{**row, **{name: row.get(name, value) for name, value in about.items()}} for row in rows]
-        print_table(told)
-        print(f"written to {write_csv(f'{question}-{self.name}', told)}")
-        return told
-
-
-def _told(name: str, what: str, done: int, total: int) -> None:
-    progress(f"{name}: {what} {done}/{total}")
+# What is otherwise by scale and data set: 64x64 pixels are four times the work.
+ELSEWHERE: dict[tuple[str, str], dict[str, Any]] = {
+    ("cpu", "tiny_imagenet"): {"train_images": 10_000, "nb_epochs": 6, "redraw_every": 6, "eot_samples": 4},
+}

@@ -16,7 +16,7 @@ from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
 from art_advtransform.store import slug
 from art_advtransform.training import Recipe
 from benchmarks.columns import per_cent, trained, with_interval
-from benchmarks.scales import Workshop
+from benchmarks.workshop import Workshop
 
 # clean, transfer, HopSkipJump, GenAttack
 PAPER = {
@@ -26,7 +26,7 @@ PAPER = {
 }
 COLUMNS = ("clean", "transfer", "hop_skip_jump", "gen_attack")
 # steps and queries of HopSkipJump; steps and population of GenAttack
-SIZES = {"digits": ((5, 25, 100), (30, 10)), "cpu": ((8, 50, 200), (100, 10)), "paper": ((20, 100, 1000), (500, 20))}
+SIZES = {"digits": ((5, 25, 100), (30, 10)), "cpu": ((5, 25, 100), (50, 10)), "paper": ((20, 100, 1000), (500, 20))}
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
         "undefended": shop.recipe("undefended"),
         "adversarial": shop.adversarial("adversarial"),
         # what a black-box attacker trains on clean images: another architecture, and the same from another seed
-        "surrogate": shop.beside("f_b-adversarial", role="plain", threat=None),
+        "surrogate": shop.surrogate(),
         "surrogate-2": shop.beside(
             "undefended", about="another seed", recipe=_seeded(shop.recipe("undefended").recipe)
         ),

@@ -29,7 +29,7 @@ from art_advtransform.store import slug
 from benchmarks.columns import NOT_MEASURED, per_cent, trained, with_interval
 from benchmarks.harness import progress
 from benchmarks.other_defences import ArtPreprocessed, StochasticActivationPruning, Thermometer
-from benchmarks.scales import Workshop
+from benchmarks.workshop import Workshop
 
 _LEVELS = 10  # of the thermometer
 _BPDA = 3  # how many of the attacks, the first ones, are BPDA
@@ -125,7 +125,7 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
         "f_b-adversarial": shop.recipe("f_b-adversarial"),
         "f_a-defended": shop.recipe("f_a-defended"),
         "undefended": plain,
-        "surrogate": shop.beside("f_b-adversarial", role="plain", threat=None),
+        "surrogate": shop.surrogate(),
         "adversarial": shop.adversarial("adversarial"),
         "trades": shop.adversarial("trades"),
         "denoising": shop.adversarial("adversarial", arguments={**plain.arguments, "denoising": True}),

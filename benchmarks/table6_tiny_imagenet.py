@@ -15,7 +15,7 @@ from art_advtransform.attacks.art_attacks import black_box_transfer, bpda_identi
 from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.evaluation import Evaluation
 from benchmarks.columns import per_cent, trained, with_interval
-from benchmarks.scales import Workshop
+from benchmarks.workshop import Workshop
 
 # standard accuracy and the worst
 PAPER = {
@@ -36,7 +36,7 @@ def main() -> None:
         "adversarial": shop.adversarial("adversarial"),
         "trades": shop.adversarial("trades"),
         "metric": shop.adversarial("metric"),
-        "surrogate": shop.beside("f_b-adversarial", role="plain", threat=None),
+        "surrogate": shop.surrogate(),
     }
     nets = shop.nets(recipes)
     surrogates = {name: nets[name] for name in ("surrogate", "undefended")}
@@ -55,7 +55,6 @@ def main() -> None:
         rows.append(
             {
                 "method": name,
-                "training_images": len(shop.train),
                 **trained(recipes[role]),
                 "standard": per_cent(found),
                 "black_box_transfer": per_cent(found, 0),

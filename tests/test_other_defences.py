@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,10 +9,8 @@ from art.defences.preprocessor import JpegCompression, ThermometerEncoding, Tota
 from torch import nn
 
 from art_advtransform.attacks.identity import network_identity
-from art_advtransform.pretrained import read_card
 from art_advtransform.randomness import global_seed
 from benchmarks.other_defences import ArtPreprocessed, StochasticActivationPruning, Thermometer
-from benchmarks.scales import SCALES, Workshop
 from tests.problems import images, seeded
 
 
@@ -72,40 +68,3 @@ def test_pruning_keeps_the_mean() -> None:
         drawn = torch.stack([net(x) for _ in range(4000)])
     assert float((drawn == 0).double().mean()) > 0.1
     assert torch.allclose(drawn.mean(0), x, atol=0.05)
-
-
-def test_nets_that_ship_replace_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
-    folder = shop.home / "nets" / "f_b-adversarial"
-    folder.mkdir(parents=True)
-    (folder / "card.json").write_text('{"net": {}}')  # of a training of long ago
-    shop.nets({"f_b-adversarial": shop.recipe("f_b-adversarial")})
-    assert read_card(folder) == read_card("digits/f_b-adversarial")
-
-
-def test_a_net_that_another_table_trained_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
-    untrained = shop.recipe("undefended", nb_epochs=0)
-    first = shop.nets({"one": untrained})["one"]
-
-    def never(*arguments: object, **options: object) -> None:
-        raise AssertionError("trained again")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("benchmarks.scales.train_nets", never)
-        again = shop.nets({"one": untrained, "other": untrained})
-        assert network_identity(again["other"]) == network_identity(first)
-        with pytest.raises(AssertionError, match="trained again"):  # of another recipe, under a name that is taken
-            shop.nets({"other": shop.recipe("undefended", nb_epochs=0, about="another")})
-
-
-def test_what_stands_side_by_side_is_trained_alike() -> None:
-    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
-    epochs = {shop.recipe("undefended").recipe.nb_epochs, shop.adversarial("trades").recipe.nb_epochs}
-    assert epochs == {shop.recipe("f_a-defended").recipe.nb_epochs}
-    assert shop.adversarial("trades").attack_steps == shop.adversarial("adversarial").attack_steps == 3
-    # a net that ships was trained for longer: a scale takes it where it says so, and no other
-    assert "undefended" not in shop.bundled
-    assert shop.recipe("undefended").to_json() != read_card("digits/undefended")["net"]

@@ -1,0 +1,87 @@
+"""The nets that the paper's tables share: trained once, alike, by scale."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from art_advtransform.attacks.identity import network_identity
+from art_advtransform.pretrained import read_card
+from art_advtransform.recipes import Net
+from benchmarks.scales import SCALES
+from benchmarks.workshop import Workshop
+
+
+def test_nets_that_ship_replace_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
+    folder = shop.home / "nets" / "f_b-adversarial"
+    folder.mkdir(parents=True)
+    (folder / "card.json").write_text('{"net": {}}')  # of a training of long ago
+    shop.nets({"f_b-adversarial": shop.recipe("f_b-adversarial")})
+    assert read_card(folder) == read_card("digits/f_b-adversarial")
+
+
+def test_a_net_that_another_table_trained_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
+    untrained = shop.recipe("undefended", nb_epochs=0)
+    first = shop.nets({"one": untrained})["one"]
+
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("trained again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmarks.workshop.train_nets", never)
+        again = shop.nets({"one": untrained, "other": untrained})
+        assert network_identity(again["other"]) == network_identity(first)
+        with pytest.raises(AssertionError, match="trained again"):  # of another recipe, under a name that is taken
+            shop.nets({"other": shop.recipe("undefended", nb_epochs=0, about="another")})
+
+
+def test_what_stands_side_by_side_is_trained_alike() -> None:
+    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
+    epochs = {shop.recipe("undefended").recipe.nb_epochs, shop.adversarial("trades").recipe.nb_epochs}
+    assert epochs == {shop.recipe("f_a-defended").recipe.nb_epochs}
+    assert shop.adversarial("trades").attack_steps == shop.adversarial("adversarial").attack_steps == 3
+    # a net that ships was trained for longer: a scale takes it where it says so, and no other
+    assert "undefended" not in shop.bundled
+    assert shop.recipe("undefended").to_json() != read_card("digits/undefended")["net"]
+
+
+def test_a_scale_with_small_nets_and_few_images_trains_all_of_them_so() -> None:
+    shop = Workshop("cpu", SCALES["cpu"], None, 0, "cpu")
+    nets = [shop.recipe(name) for name in ("f_a-defended", "undefended")]
+    nets += [shop.adversarial(role) for role in ("adversarial", "trades", "metric")]
+    assert {net.arguments["width"] for net in nets} == {12}
+    assert {net.recipe.nb_epochs for net in nets} == {10}
+    # f_b and a black-box attacker's net are those that ship
+    assert (
+        shop.recipe("f_b-adversarial").to_json() == Net.from_json(read_card("cifar10/f_b-adversarial")["net"]).to_json()
+    )
+    assert shop.surrogate().to_json() == Net.from_json(read_card("cifar10/f_b-standard")["net"]).to_json()
+    # an f_b for Table 1 is none of them, and has no width
+    plain = shop.recipe("f_b-adversarial", role="plain", threat=None, nb_epochs=5)
+    assert (plain.recipe.nb_epochs, plain.arguments) == (5, shop.recipe("f_b-adversarial").arguments)
+
+
+def test_nets_of_fewer_images_are_kept_apart() -> None:
+    shop = Workshop("digits", replace(SCALES["digits"], train_images=100), None, 0, "cpu")
+    assert len(shop.train) == 100
+    assert shop.home != Workshop("digits", SCALES["digits"], None, 0, "cpu").home
+    # a data set that has fewer keeps them all
+    assert len(Workshop("digits", replace(SCALES["digits"], train_images=10**6), None, 0, "cpu").train) == 1200
+
+
+@pytest.mark.parametrize(("scale", "found"), [("digits", ("digits", 12)), ("cpu", ("tiny_imagenet", 6))])
+def test_another_data_set_has_its_own_numbers(
+    scale: str, found: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["table6", "--scale", scale])
+    shop = Workshop.from_command_line("", dataset="tiny_imagenet")
+    assert (shop.scale.dataset, shop.scale.nb_epochs) == found
+    # nothing of it ships
+    assert scale == "digits" or shop.bundled == {}
