@@ -22,10 +22,10 @@ from torch import nn
 
 from art_advtransform import DefendedModel, LLPGDTransform
 from art_advtransform.datasets import ImageSet, load_dataset
+from art_advtransform.measuring import DRAWS, pgd_images
 from art_advtransform.pretrained import bundled_names, load_pretrained, read_card
 from art_advtransform.randomness import keyed_generator
 from art_advtransform.recipes import THREATS, Net
-from art_advtransform.train_nets import DRAWS, pgd_images
 from benchmarks.harness import print_table, progress, write_csv
 
 

@@ -21,11 +21,11 @@ from art_advtransform.datasets import ImageSet
 from art_advtransform.figures import curve_figure
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.losses import imitation_loss
+from art_advtransform.measuring import imitation_error
 from art_advtransform.networks import FCN
 from art_advtransform.randomness import derived_seed, global_seed
 from art_advtransform.recipes import preset_nets
 from art_advtransform.store import write_json
-from art_advtransform.train_nets import imitation_error
 from art_advtransform.training import fit
 from benchmarks.columns import per_cent
 from benchmarks.harness import RESULTS

@@ -11,9 +11,9 @@ import torch
 from art_advtransform.datasets import digits
 from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import LLPGDTransform
+from art_advtransform.measuring import imitation_error
 from art_advtransform.pretrained import BUNDLED, bundled_names, load_pretrained, read_card
 from art_advtransform.recipes import NETS, Net
-from art_advtransform.train_nets import imitation_error
 from art_advtransform.transform import random_start
 from tests.models import digits_accuracy
 from tests.problems import seeded

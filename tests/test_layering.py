@@ -41,6 +41,7 @@ LAYERS = {
     "training": 4,
     "recipes": 4,
     "train_nets": 4,
+    "measuring": 4,
     "attacks": 5,
     "attacks.*": 5,
     "evaluation": 6,

@@ -18,10 +18,11 @@ from art_advtransform.config import ThreatModel
 from art_advtransform.datasets import ImageSet, digits
 from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import LLPGDTransform
+from art_advtransform.measuring import imitation_error, pgd_images
 from art_advtransform.networks import NETWORKS
 from art_advtransform.pretrained import load_pretrained, read_card
 from art_advtransform.recipes import DIGITS_THREAT, Net, preset_nets
-from art_advtransform.train_nets import Options, imitation_error, is_finished, pgd_images, train_nets
+from art_advtransform.train_nets import Options, is_finished, train_nets
 from art_advtransform.training import Recipe
 from tests.models import digits_accuracy, same_weights, tiny_nets
 
