@@ -31,14 +31,17 @@ PUBLISHED = {
 
 
 def attacks() -> list[Attack]:
-    """As coded; one fault mended; all but one, which tells what that one fakes; all; and attacks that never had them."""
+    """As coded; one fault mended; all but one, which tells what that one fakes; all; and attacks that never had them.
+
+    All but the division is left out: under sign steps it changes nothing, and costs as much as all mended.
+    """
+    others = [fault for fault in FAULTS if fault != "division"]
     return [
         released_bpda(),
         *(released_bpda([fault]) for fault in FAULTS),
-        *(released_bpda([other for other in FAULTS if other != fault]) for fault in FAULTS),
+        *(released_bpda([other for other in FAULTS if other != fault]) for fault in others),
         released_bpda(list(FAULTS)),
         momentum_pgd(400),
-        expectation_pgd(1000, 1, loss="ce", momenta=(0.9,), eps_steps=(1 / 8, 1 / 40), continues=False),
         expectation_pgd(100, 4, momenta=(0.0, 0.9), continues=False),
     ]
 
