@@ -2,8 +2,8 @@
 
 Feature denoising and metric learning are options of training: ``ResNet18(denoising=True)``, the role "metric".
 
-ART's preprocessors compute in NumPy; here each is one differentiable step whose backward is ART's own ``estimate_gradient``: the
-identity, or for thermometer encoding the ramp of Athalye et al. (2018), so that every attack of the catalogue is BPDA on them.
+ART's preprocessors compute in NumPy; here each is one differentiable step whose backward is its ``estimate_gradient``: the
+identity, or for thermometer encoding what is said there, so that every attack of the catalogue is BPDA on them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from art.defences.preprocessor import ThermometerEncoding
 from torch import Tensor, nn
 
 
@@ -65,34 +64,44 @@ class _Defence(torch.autograd.Function):
 
 
 class Thermometer:
-    """ART's ``ThermometerEncoding``, value and gradient, for whole batches: ART's loop over pixels takes 50 ms a CIFAR-10 image.
+    """ART's ``ThermometerEncoding``, for whole batches: ART's loop over pixels takes 50 ms a CIFAR-10 image.
+
+    The gradient isn't ART's, which is the ramp of Athalye et al.: that passes what levels below a pixel say, and nothing of those
+    above, which raising it would reach. Here every level within reach passes its own, as if the step were a slope that wide.
 
     Args:
         num_space: levels; a channel becomes as many.
+        reach: how far an attacker can move a pixel.
     """
 
-    def __init__(self, num_space: int) -> None:
-        self.num_space = num_space
-        self._art = ThermometerEncoding(clip_values=(0.0, 1.0), num_space=num_space, channels_first=True)
+    def __init__(self, num_space: int, reach: float) -> None:
+        self.num_space, self.reach = num_space, reach
 
     def __call__(self, x: np.ndarray[Any, Any], y: Any = None) -> tuple[np.ndarray[Any, Any], Any]:
         """(n, C, H, W) in [0, 1] to (n, C levels, H, W) of zeros and ones."""
-        levels = (np.arange(self.num_space) / self.num_space).astype(x.dtype)[:, None, None]
-        encoded = x[:, :, None] > levels
+        encoded = self._above(x) > 0
         encoded[:, :, 0] = True
         return encoded.reshape(len(x), -1, *x.shape[2:]).astype(x.dtype), y
 
     def estimate_gradient(self, x: np.ndarray[Any, Any], grad: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """ART's, which is vectorised."""
-        found: np.ndarray[Any, Any] = self._art.estimate_gradient(x, grad)
-        return found
+        """The gradient by the code (n, C levels, H, W) to that by the image (n, C, H, W)."""
+        above = self._above(x)
+        passed: np.ndarray[Any, Any] = (grad.reshape(above.shape) * (np.abs(above) <= self.reach)).sum(2)
+        return passed
+
+    def _above(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """By how much a pixel is above every level, (n, C, levels, H, W)."""
+        levels = (np.arange(self.num_space) / self.num_space).astype(x.dtype)[:, None, None]
+        above: np.ndarray[Any, Any] = x[:, :, None] - levels
+        return above
 
 
 class StochasticActivationPruning(nn.Module):
     """Stochastic activation pruning (Dhillon et al. 2018, arXiv 1803.01442) behind every ReLU of ``classifier``, at inference only.
 
     Of the n activations of an image ``share * n`` are sampled with replacement, with probability proportional to their size; what
-    isn't drawn becomes zero, what is is divided by the probability of being drawn at all.
+    isn't drawn becomes zero, what is is divided by the probability of being drawn at all. The gradient is that of the mean, the
+    identity: it loses nothing to what was not drawn, and doesn't follow the probabilities.
 
     Args:
         classifier: any net with ReLU modules; hooks are put on them.
@@ -115,9 +124,10 @@ class StochasticActivationPruning(nn.Module):
     def _pruned(self, module: nn.Module, inputs: Any, activations: Tensor) -> Tensor:
         if module.training:
             return activations
-        flat = activations.flatten(1)
+        flat = activations.detach().flatten(1)
         p = flat.abs() / flat.abs().sum(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
         samples = self.share * flat.shape[1]
         kept = 1 - torch.exp(samples * torch.log1p(-p.clamp_max(1 - 1e-6)))  # P(drawn at least once)
         drawn = torch.rand_like(kept) < kept
-        return torch.where(drawn, flat / kept.clamp_min(1e-12), 0).view_as(activations)
+        pruned = torch.where(drawn, flat / kept.clamp_min(1e-12), 0).view_as(activations)
+        return activations + (pruned - activations).detach()

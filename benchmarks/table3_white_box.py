@@ -23,6 +23,7 @@ from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.attacks.art_attacks import black_box_transfer, bpda_identity, white_box_transfer
 from art_advtransform.attacks.base import Attack, View
 from art_advtransform.attacks.expectation import expectation_pgd
+from art_advtransform.config import ThreatModel
 from art_advtransform.randomness import global_seed
 from art_advtransform.recipes import Net
 from art_advtransform.records import Evaluation
@@ -166,8 +167,8 @@ def preprocessed(shop: Workshop, name: str, plain: Net) -> System:
     net = replace(plain, about=f"the classifier behind {name}")
     net = replace(net, arguments={**net.arguments, "in_channels": channels * shop.train.x.shape[1]})
     role = slug(name)
-    classifier = shop.nets({role: net}, encode=partial(encoded, make(nn.Identity())))[role]
-    model = make(classifier).eval()
+    classifier = shop.nets({role: net}, encode=partial(encoded, make(nn.Identity(), shop.threat)))[role]
+    model = make(classifier, shop.threat).eval()
     behind = {"behind": classifier} if channels == 1 else {}
     return System(model, implementation, net, ("-", 0.0, "BPDA"), behind=behind)
 
@@ -178,23 +179,28 @@ def encoded(defence: ArtPreprocessed, x: Tensor) -> Tensor:
         return torch.cat([defence.defended(part) for part in x.split(1000)])
 
 
-def _jpeg(classifier: nn.Module) -> ArtPreprocessed:
+def _jpeg(classifier: nn.Module, _: ThreatModel) -> ArtPreprocessed:
     return ArtPreprocessed(classifier, JpegCompression(clip_values=(0.0, 1.0), quality=50, channels_first=True))
 
 
-def _total_variation(classifier: nn.Module) -> ArtPreprocessed:
+def _total_variation(classifier: nn.Module, _: ThreatModel) -> ArtPreprocessed:
     return ArtPreprocessed(classifier, TotalVarMin(clip_values=(0.0, 1.0)), channels_last=True, randomized=True)
 
 
-def _thermometer(classifier: nn.Module) -> ArtPreprocessed:
-    return ArtPreprocessed(classifier, Thermometer(_LEVELS))
+def _thermometer(classifier: nn.Module, threat: ThreatModel) -> ArtPreprocessed:
+    # what an attack has moved to one end of the budget it may move to the other
+    return ArtPreprocessed(classifier, Thermometer(_LEVELS, 2 * threat.eps))
 
 
 # how it is made, channels for each channel, whose it is
-_PREPROCESSORS: dict[str, tuple[Callable[[nn.Module], ArtPreprocessed], int, str]] = {
+_PREPROCESSORS: dict[str, tuple[Callable[[nn.Module, ThreatModel], ArtPreprocessed], int, str]] = {
     "JPEG (Guo)": (_jpeg, 1, "ART JpegCompression, quality 50"),
     "total variation (Guo)": (_total_variation, 1, "ART TotalVarMin"),
-    "thermometer encoding (Buckman)": (_thermometer, _LEVELS, "ART ThermometerEncoding, vectorised"),
+    "thermometer encoding (Buckman)": (
+        _thermometer,
+        _LEVELS,
+        "ART ThermometerEncoding, vectorised, with a wider gradient",
+    ),
 }
 
 

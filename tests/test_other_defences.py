@@ -19,11 +19,20 @@ def test_thermometer_is_art_s() -> None:
     levels = torch.arange(75).view(1, 3, 5, 5) % 11 / 10  # on the edges between levels
     x = torch.cat([images(4, (3, 5, 5)).float(), levels]).numpy().astype(np.float32)
     expected, _ = art(x.copy())
-    found, _ = Thermometer(10)(x)
+    found, _ = Thermometer(10, 0.1)(x)
     assert found.shape == expected.shape == (5, 30, 5, 5)
     assert np.array_equal(found, expected)
-    gradient = torch.randn(found.shape, generator=seeded(0)).numpy()
-    assert np.array_equal(Thermometer(10).estimate_gradient(x, gradient), art.estimate_gradient(x, gradient))
+
+
+def test_thermometer_passes_what_levels_within_reach_say() -> None:
+    x = torch.tensor([0.42, 0.97]).view(1, 1, 1, 2).numpy()
+    gradient = torch.arange(10.0).view(1, 10, 1, 1).expand(1, 10, 1, 2).numpy()
+    found = Thermometer(10, 0.1).estimate_gradient(x, gradient)
+    assert found.tolist() == [[[[4.0 + 5.0, 9.0]]]]  # the levels 0.4 and 0.5; 0.9 alone
+    assert np.isclose(Thermometer(10, 1.0).estimate_gradient(x, gradient), 45).all()
+    # of all levels ART's ramp passes the part that lies below the pixel
+    ramp = ThermometerEncoding(clip_values=(0.0, 1.0), num_space=10, channels_first=True)
+    assert ramp.estimate_gradient(x, gradient).tolist() == [[[[0 + 1 + 2 + 3 + 4, 45.0]]]]
 
 
 def test_total_variation_smooths_every_channel() -> None:
@@ -68,3 +77,15 @@ def test_pruning_keeps_the_mean() -> None:
         drawn = torch.stack([net(x) for _ in range(4000)])
     assert float((drawn == 0).double().mean()) > 0.1
     assert torch.allclose(drawn.mean(0), x, atol=0.05)
+
+
+def test_the_gradient_of_pruning_is_that_of_the_mean() -> None:
+    net = StochasticActivationPruning(nn.Sequential(nn.ReLU()), share=0.3).eval()
+    x = (images(1, (1, 4, 4)).float() - 0.5).requires_grad_()
+    weights = torch.randn(1, 1, 4, 4, generator=seeded(1))
+    with global_seed(0):
+        out = net(x)
+    (out * weights).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, weights * (x > 0))  # that of the ReLU, drawn or not
+    assert bool(((out == 0) & (x > 0)).any())
