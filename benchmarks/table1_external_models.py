@@ -73,7 +73,8 @@ def main() -> None:
                 "paper_distance": paper[2],
             }
         )
-    shop.write("table1", rows)
+    rows = shop.write("table1", rows)
+    shop.draw("table1", rows, "epochs_of_f_b", ("standard", "bpda_identity", "momentum_pgd"))
     draw(shop, f_bs, shown)
 
 

@@ -67,7 +67,8 @@ def main() -> None:
             row |= with_interval(column, found.attacks[k - 1] if k else found.clean)
             row[f"paper_{column}"] = PAPER[name][k] if name in PAPER else "-"
         rows.append({**row, "white_box_momentum_pgd": per_cent(found, 3)})
-    shop.write("table2", rows)
+    rows = shop.write("table2", rows)
+    shop.draw("table2", rows, "defence", (*COLUMNS, "white_box_momentum_pgd"))
 
 
 def _seeded(recipe: Recipe) -> Recipe:

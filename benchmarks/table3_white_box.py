@@ -101,7 +101,8 @@ def main() -> None:
         blank = dict.fromkeys(rows[0], "-")
         paper = {"paper_standard": standard, "paper_worst": worst, "paper_attack": attack}
         rows.append({**blank, "method": name, "implementation": f"not run: {reason}", **paper, **NOT_MEASURED})
-    shop.write("table3", rows)
+    rows = shop.write("table3", rows)
+    shop.draw("table3", rows, "method", ("standard", "worst"))
 
 
 def _best(found: Evaluation) -> str:

@@ -66,7 +66,8 @@ def main() -> None:
                 "paper_worst": paper[1],
             }
         )
-    shop.write("table6", rows)
+    rows = shop.write("table6", rows)
+    shop.draw("table6", rows, "method", ("standard", "worst"))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from art_advtransform.recipes import THREATS, Net, Role, preset_nets
 from art_advtransform.records import Evaluation
 from art_advtransform.store import AnotherEvaluationError
 from art_advtransform.train_nets import Options, is_finished, train_nets
-from benchmarks.harness import print_table, progress, write_csv
+from benchmarks.harness import RESULTS, print_table, progress, write_csv
+from benchmarks.pictures import table_figure
 from benchmarks.scales import ELSEWHERE, SCALES, Scale
 
 # Test images that the cards of the nets are measured on.
@@ -220,6 +221,10 @@ class Workshop:
         print_table(told)
         print(f"written to {write_csv(f'{question}-{self.name}', told)}")
         return told
+
+    def draw(self, question: str, rows: Sequence[dict[str, Any]], by: str, columns: Sequence[str]) -> None:
+        """:func:`~benchmarks.pictures.table_figure` of what was written."""
+        print(f"written to {table_figure(rows, by, columns, RESULTS / f'{question}-{self.name}.png')}")
 
 
 def _told(name: str, what: str, done: int, total: int) -> None:
