@@ -10,7 +10,7 @@ transforms images has a net that was trained on such images. The last rows say w
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -76,9 +76,11 @@ def main() -> None:
     systems, surrogates = everything(shop)
     for name, system in systems.items():
         progress(name)
-        nets = surrogates | system.behind
+        # a net of the attacker's own isn't the one attacked
+        others = {name: net for name, net in surrogates.items() if net not in (system.model, *system.behind.values())}
+        nets = others | system.behind
         run = partial(shop.evaluate, f"table3-{slug(name)}", system.model, system.f_b, surrogates=nets)
-        every = attacks(shop, nets)
+        every = attacks(shop, list(others), bool(system.behind))
         few = None if system.f_b is None else run(every[:_BPDA])  # the paper has a row for BPDA alone
         found = run(every)
         standard, worst, attack = system.paper
@@ -110,21 +112,23 @@ def _best(found: Evaluation) -> str:
     return min(found.attacks, key=lambda attack: 1.0 if attack.mean is None else attack.mean.value).name
 
 
-def attacks(shop: Workshop, surrogates: dict[str, nn.Module]) -> list[Attack]:
-    """White box first, then transfer, where the net behind a defence is one of the ``surrogates``."""
+def attacks(shop: Workshop, surrogates: Sequence[str], behind: bool) -> list[Attack]:
+    """White box first, then transfer: from f_a alone, from every surrogate, and from the net behind a defence."""
+    max_iter = shop.scale.max_iter
+    from_behind = expectation_pgd(100, 1, loss="ce", momenta=(0.9,), seen="surrogates", continues=False)
     return [
-        bpda_identity(shop.scale.max_iter, shop.scale.eot_samples),
+        bpda_identity(max_iter, shop.scale.eot_samples),
         momentum_pgd(shop.scale.climb),
-        expectation_pgd(shop.scale.max_iter, 4, momenta=(0.0, 0.9), continues=False),
-        white_box_transfer(shop.scale.max_iter),
-        black_box_transfer(shop.scale.max_iter),
-        *([_from_behind()] if "behind" in surrogates else []),
+        expectation_pgd(max_iter, 4, momenta=(0.0, 0.9), continues=False),
+        white_box_transfer(max_iter),
+        *(_from(black_box_transfer(max_iter), name) for name in surrogates),
+        *([_from(from_behind, "behind")] if behind else []),
     ]
 
 
-def _from_behind() -> Attack:
-    attack = expectation_pgd(100, 1, loss="ce", momenta=(0.9,), seen="surrogates", continues=False)
-    return replace(attack, name=f"{attack.name}: the net behind", view=View("surrogates", surrogate="behind"))
+def _from(attack: Attack, name: str) -> Attack:
+    """A transfer attack that sees the one net of this name."""
+    return replace(attack, name=f"{attack.name}: {name}", view=View("surrogates", surrogate=name))
 
 
 def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]:
