@@ -107,8 +107,9 @@ def curve_figure(
     path: str | os.PathLike[str],
     *,
     logarithmic: bool = False,
+    marks: Mapping[str, Sequence[Sequence[float]]] | None = None,
 ) -> Path:
-    """Lines through points (x, y), by name; ``title``: "what against what"; ``logarithmic``: in x.
+    """Lines through points (x, y), by name; ``title``: "what against what"; ``logarithmic``: in x; ``marks``: points without lines.
 
     Raises:
         ModuleNotFoundError: without matplotlib.
@@ -118,12 +119,14 @@ def curve_figure(
     for name, points in curves.items():
         known = [[float("nan") if value is None else value for value in point] for point in points]
         axes.plot([p[0] for p in known], [p[1] for p in known], marker="o", markersize=3, label=name)
+    for name, points in (marks or {}).items():
+        axes.plot([p[0] for p in points], [p[1] for p in points], "kD", markersize=4, label=name)
     axes.set_ylabel(title.split(" against ")[0])
     axes.set_xlabel(title.split(" against ")[1] if " against " in title else "")
     axes.grid(alpha=0.3)
     if logarithmic:
         axes.set_xscale("log")
-    if len(curves) > 1:
+    if len(curves) > 1 or marks:
         axes.legend(fontsize=7)
     return _save(figure, path)
 

@@ -8,16 +8,35 @@ from art_advtransform.recipes import Net
 from art_advtransform.records import AttackResult, Evaluation
 
 # What a row says of itself that was not measured here.
-NOT_MEASURED = dict.fromkeys(("dataset", "eps", "scale", "training_images", "images", "draws", "seed"), "-")
+NOT_MEASURED = dict.fromkeys(("dataset", "eps", "scale", "images", "draws", "seed"), "-")
 
 
-def trained(net: Net) -> dict[str, Any]:
-    """Columns that say how a net was made: what is compared should be alike in these."""
+def trained(card: dict[str, Any], f_b: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Columns that say how a net was made, by its card: what is compared should be alike in these.
+
+    Args:
+        card: of the net.
+        f_b: of the f_b that its g works on.
+    """
+    net = Net.from_json(card["net"])
+    accuracy = card.get("test_accuracy")
     return {
         "width": net.arguments.get("width", "-"),
         "epochs": net.recipe.nb_epochs,
+        "training_images": card["train_images"],
         "attack_steps": "-" if net.threat is None else net.attack_steps,
+        "redraw_every": net.redraw_every if net.role == "defended" else "-",
+        "test_accuracy": "-" if accuracy is None else 100 * accuracy,
+        "test_images": card["test_images"],
+        "epochs_of_f_b": "-" if f_b is None else Net.from_json(f_b["net"]).recipe.nb_epochs,
+        "training_images_of_f_b": "-" if f_b is None else f_b["train_images"],
     }
+
+
+def called(method: str, card: dict[str, Any]) -> str:
+    """``method`` with the steps of the examples that it was trained on: with one they are FGSM's."""
+    net = Net.from_json(card["net"])
+    return method if net.threat is None else f"{method}, PGD-{net.attack_steps}"
 
 
 def with_interval(name: str, found: AttackResult) -> dict[str, float]:
@@ -32,3 +51,30 @@ def per_cent(evaluation: Evaluation, attack: int | None = None) -> float:
     result = evaluation.clean if attack is None else evaluation.attacks[attack]
     assert result.mean is not None, result.problem
     return 100 * result.mean.value
+
+
+def worst(evaluation: Evaluation) -> dict[str, Any]:
+    """The per-image worst case, what single attack leaves least, and which could not be run: the worst case lacks these."""
+    return {
+        **with_interval("worst", evaluation.worst),
+        "best_attack": best(evaluation).name,
+        "attacks_missing": ", ".join(evaluation.missing) or "-",
+    }
+
+
+def best(evaluation: Evaluation, nb_attacks: int | None = None) -> AttackResult:
+    """The one of the (first) attacks that leaves least."""
+    return min(evaluation.attacks[:nb_attacks], key=lambda attack: 1.0 if attack.mean is None else attack.mean.value)
+
+
+def each_attack(system: str, evaluation: Evaluation) -> list[dict[str, Any]]:
+    """A row for every attack on ``system``: what it left, and what it cost an image."""
+    rows: list[dict[str, Any]] = []
+    for found in (evaluation.clean, *evaluation.attacks):
+        measured: dict[str, Any] = {"accuracy": "-", "low": "-", "high": "-"}
+        if found.mean is not None:
+            mean = found.mean
+            measured = {"accuracy": 100 * mean.value, "low": 100 * mean.low, "high": 100 * mean.high}
+        costs = {"evaluations": found.forward, "differentiated": found.backward, "seconds": found.seconds}
+        rows.append({"system": system, "attack": found.name, "problem": found.problem, **measured, **costs})
+    return rows

@@ -67,7 +67,8 @@ class Thermometer:
     """ART's ``ThermometerEncoding``, for whole batches: ART's loop over pixels takes 50 ms a CIFAR-10 image.
 
     The gradient isn't ART's, which is the ramp of Athalye et al.: that passes what levels below a pixel say, and nothing of those
-    above, which raising it would reach. Here every level within reach passes its own, as if the step were a slope that wide.
+    above, which raising it would reach. Here every level within reach passes its own, as if the step were a slope that wide; the
+    lowest, which is one for all pixels, passes none.
 
     Args:
         num_space: levels; a channel becomes as many.
@@ -86,7 +87,9 @@ class Thermometer:
     def estimate_gradient(self, x: np.ndarray[Any, Any], grad: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The gradient by the code (n, C levels, H, W) to that by the image (n, C, H, W)."""
         above = self._above(x)
-        passed: np.ndarray[Any, Any] = (grad.reshape(above.shape) * (np.abs(above) <= self.reach)).sum(2)
+        within = np.abs(above) <= self.reach
+        within[:, :, 0] = False
+        passed: np.ndarray[Any, Any] = (grad.reshape(above.shape) * within).sum(2)
         return passed
 
     def _above(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

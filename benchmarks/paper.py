@@ -27,6 +27,7 @@ NAMES = (
 def main() -> None:
     """Run them by the options of this command; what fails keeps none of the others, but ends the command with 1."""
     failed: list[str] = []
+    start = time.perf_counter()
     for name in NAMES:
         begin = time.perf_counter()
         print(f"== {name}", flush=True)
@@ -36,6 +37,7 @@ def main() -> None:
             traceback.print_exc()
             failed.append(name)
         print(f"== {name}: {time.perf_counter() - begin:.0f} s", flush=True)
+    print(f"== all: {time.perf_counter() - start:.0f} s")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

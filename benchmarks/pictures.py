@@ -35,7 +35,7 @@ def table_figure(rows: Sequence[dict[str, Any]], by: str, columns: Sequence[str]
                 axes.plot(paper, height, "kD", markersize=4)
         axes.barh(0, 0, color=f"C{k}", label=column.replace("_", " "))
     if any(_number(row, f"paper_{column}") is not None for row in shown for column in columns):
-        axes.plot([], [], "kD", markersize=4, label="the paper's")
+        axes.plot([], [], "kD", markersize=4, label="the paper's, on its own data set and nets")
     axes.set_yticks(range(len(shown)), [str(row[by]) for row in shown])
     axes.invert_yaxis()
     axes.set_xlim(-1, 101)

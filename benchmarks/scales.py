@@ -71,13 +71,13 @@ SCALES = {
         preset="cpu",
         train_images=8000,
         width=12,
-        images=40,
+        images=60,
         draws=20,
         selection_draws=10,
         confirmation_draws=20,
         nb_epochs=10,
-        redraw_every=10,
-        attack_steps=1,
+        redraw_every=5,
+        attack_steps=3,
         eot_samples=5,
         max_iter=20,
         climb=100,
@@ -103,5 +103,12 @@ SCALES = {
 
 # What is otherwise by scale and data set: 64x64 pixels are four times the work.
 ELSEWHERE: dict[tuple[str, str], dict[str, Any]] = {
-    ("cpu", "tiny_imagenet"): {"train_images": 10_000, "nb_epochs": 6, "redraw_every": 6, "eot_samples": 4},
+    ("cpu", "tiny_imagenet"): {
+        "train_images": None,
+        "images": 100,
+        "nb_epochs": 6,
+        "redraw_every": 3,
+        "attack_steps": 1,
+        "eot_samples": 4,
+    },
 }

@@ -15,7 +15,7 @@ from art_advtransform.attacks.art_attacks import black_box_transfer
 from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
 from art_advtransform.store import slug
 from art_advtransform.training import Recipe
-from benchmarks.columns import per_cent, trained, with_interval
+from benchmarks.columns import called, each_attack, trained, with_interval
 from benchmarks.workshop import Workshop
 
 # clean, transfer, HopSkipJump, GenAttack
@@ -26,7 +26,7 @@ PAPER = {
 }
 COLUMNS = ("clean", "transfer", "hop_skip_jump", "gen_attack")
 # steps and queries of HopSkipJump; steps and population of GenAttack
-SIZES = {"digits": ((5, 25, 100), (30, 10)), "cpu": ((5, 25, 100), (50, 10)), "paper": ((20, 100, 1000), (500, 20))}
+SIZES = {"digits": ((5, 25, 100), (30, 10)), "cpu": ((8, 50, 200), (100, 10)), "paper": ((20, 100, 1000), (500, 20))}
 
 
 def main() -> None:
@@ -59,14 +59,22 @@ def main() -> None:
     }
     surrogates = {name: nets[name] for name in ("surrogate", "surrogate-2")}
     rows: list[dict[str, Any]] = []
+    attacked: list[dict[str, Any]] = []
     for name, (role, f_b, known) in systems.items():
         folder = f"table2-{slug(name)}"
         found = shop.evaluate(folder, nets[role], f_b, attacks, surrogates=surrogates, fixed_draw=known)
-        row: dict[str, Any] = {"defence": name, **trained(recipes[role])}
+        card = shop.card(role)
+        attacked += each_attack(name, found)
+        row: dict[str, Any] = {
+            "defence": called(name, card),
+            **trained(card, None if f_b is None else shop.card("f_b-adversarial")),
+        }
         for k, column in enumerate(COLUMNS):
             row |= with_interval(column, found.attacks[k - 1] if k else found.clean)
             row[f"paper_{column}"] = PAPER[name][k] if name in PAPER else "-"
-        rows.append({**row, "white_box_momentum_pgd": per_cent(found, 3)})
+        missing = {"attacks_missing": ", ".join(found.missing) or "-"}
+        rows.append({**row, **with_interval("white_box_momentum_pgd", found.attacks[3]), **missing})
+    shop.write("table2-attacks", attacked)
     rows = shop.write("table2", rows)
     shop.draw("table2", rows, "defence", (*COLUMNS, "white_box_momentum_pgd"))
 

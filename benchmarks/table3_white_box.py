@@ -26,9 +26,8 @@ from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.config import ThreatModel
 from art_advtransform.randomness import global_seed
 from art_advtransform.recipes import Net
-from art_advtransform.records import Evaluation
 from art_advtransform.store import slug
-from benchmarks.columns import NOT_MEASURED, per_cent, trained, with_interval
+from benchmarks.columns import NOT_MEASURED, best, called, each_attack, trained, with_interval, worst
 from benchmarks.harness import progress
 from benchmarks.other_defences import ArtPreprocessed, StochasticActivationPruning, Thermometer
 from benchmarks.workshop import Workshop
@@ -56,7 +55,7 @@ class System:
     Attributes:
         model: images to logits.
         implementation: whose.
-        net: how what stands last was trained.
+        card: of the net that stands last.
         paper: standard and worst accuracy, and the attack; "-" where it has none.
         f_b: for this defence.
         behind: the net behind what it does to images or activations: a transfer attack's source.
@@ -64,7 +63,7 @@ class System:
 
     model: nn.Module
     implementation: str
-    net: Net
+    card: dict[str, Any]
     paper: tuple[float | str, float | str, str]
     f_b: nn.Module | None = None
     behind: dict[str, nn.Module] = field(default_factory=dict)
@@ -73,56 +72,52 @@ class System:
 def main() -> None:
     shop = Workshop.from_command_line(__doc__)
     rows: list[dict[str, Any]] = []
+    attacked: list[dict[str, Any]] = []
     systems, surrogates = everything(shop)
     for name, system in systems.items():
         progress(name)
         # a net of the attacker's own isn't the one attacked
-        others = {name: net for name, net in surrogates.items() if net not in (system.model, *system.behind.values())}
+        others = {other: net for other, net in surrogates.items() if net not in (system.model, *system.behind.values())}
+        tried = attacks(shop, system, list(others))
         nets = others | system.behind
-        run = partial(shop.evaluate, f"table3-{slug(name)}", system.model, system.f_b, surrogates=nets)
-        every = attacks(shop, list(others), bool(system.behind))
-        few = None if system.f_b is None else run(every[:_BPDA])  # the paper has a row for BPDA alone
-        found = run(every)
-        standard, worst, attack = system.paper
+        found = shop.evaluate(f"table3-{slug(name)}", system.model, system.f_b, tried, surrogates=nets)
+        attacked += each_attack(name, found)
+        standard, least, attack = system.paper
         row = {
-            "method": name,
+            "method": called(name, system.card),
             "implementation": system.implementation,
-            **trained(system.net),
-            "standard": per_cent(found),
-            **with_interval("worst", found.worst),
-            "best_attack": _best(found),
+            **trained(system.card, None if system.f_b is None else shop.card("f_b-adversarial")),
+            **with_interval("standard", found.clean),
+            **worst(found),
             "paper_standard": standard,
-            "paper_worst": worst,
+            "paper_worst": least,
             "paper_attack": attack,
         }
-        if few is not None:
-            bpda = {"best_attack": _best(few), "paper_worst": 80.2, "paper_attack": "BPDA"}
-            rows.append({**row, "method": f"{name}, under BPDA-I", **with_interval("worst", few.worst), **bpda})
+        if system.f_b is not None:  # the paper has a row for BPDA alone
+            bpda = best(found, _BPDA)
+            told = {"best_attack": bpda.name, "paper_worst": 80.2, "paper_attack": "BPDA"}
+            rows.append({**row, "method": f"{name}, the best BPDA-I", **with_interval("worst", bpda), **told})
         rows.append(row)
-    for name, (standard, worst, attack, reason) in NOT_RUN.items():
+    for name, (standard, least, attack, reason) in NOT_RUN.items():
         blank = dict.fromkeys(rows[0], "-")
-        paper = {"paper_standard": standard, "paper_worst": worst, "paper_attack": attack}
+        paper = {"paper_standard": standard, "paper_worst": least, "paper_attack": attack}
         rows.append({**blank, "method": name, "implementation": f"not run: {reason}", **paper, **NOT_MEASURED})
+    shop.write("table3-attacks", attacked)
     rows = shop.write("table3", rows)
     shop.draw("table3", rows, "method", ("standard", "worst"))
 
 
-def _best(found: Evaluation) -> str:
-    """Name of the attack that leaves least."""
-    return min(found.attacks, key=lambda attack: 1.0 if attack.mean is None else attack.mean.value).name
-
-
-def attacks(shop: Workshop, surrogates: Sequence[str], behind: bool) -> list[Attack]:
-    """White box first, then transfer: from f_a alone, from every surrogate, and from the net behind a defence."""
+def attacks(shop: Workshop, system: System, surrogates: Sequence[str]) -> list[Attack]:
+    """White box first, then transfer: from f_a without its g, from every surrogate, and from the net behind a defence."""
     max_iter = shop.scale.max_iter
     from_behind = expectation_pgd(100, 1, loss="ce", momenta=(0.9,), seen="surrogates", continues=False)
     return [
         bpda_identity(max_iter, shop.scale.eot_samples),
         momentum_pgd(shop.scale.climb),
         expectation_pgd(max_iter, 4, momenta=(0.0, 0.9), continues=False),
-        white_box_transfer(max_iter),
+        *([white_box_transfer(max_iter)] if system.f_b is not None else []),
         *(_from(black_box_transfer(max_iter), name) for name in surrogates),
-        *([_from(from_behind, "behind")] if behind else []),
+        *(_from(from_behind, name) for name in system.behind),
     ]
 
 
@@ -147,7 +142,7 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
     nets = shop.nets(recipes)
 
     def own(role: str, implementation: str, *paper: Any, f_b: nn.Module | None = None) -> System:
-        return System(nets[role], implementation, recipes[role], (paper[0], paper[1], paper[2]), f_b)
+        return System(nets[role], implementation, shop.card(role), (paper[0], paper[1], paper[2]), f_b)
 
     pruned = StochasticActivationPruning(copy.deepcopy(nets["undefended"]))
     loop = "our loop"
@@ -159,7 +154,11 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
         "metric learning (Mao)": own("metric", "losses.metric_loss", "-", "-", "-"),
         **{name: preprocessed(shop, name, plain) for name in _PREPROCESSORS},
         "activation pruning (Dhillon)": System(
-            pruned, "benchmarks.other_defences", plain, ("-", 0.0, "BPDA"), behind={"behind": nets["undefended"]}
+            pruned,
+            "benchmarks/other_defences.py",
+            shop.card("undefended"),
+            ("-", 0.0, "BPDA"),
+            behind={"behind": nets["undefended"]},
         ),
         "this defence": own("f_a-defended", "this package", 82.9, 78.1, "transfer", f_b=nets["f_b-adversarial"]),
     }
@@ -169,13 +168,13 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
 def preprocessed(shop: Workshop, name: str, plain: Net) -> System:
     """A preprocessor of ART with a net that was trained on its images."""
     make, channels, implementation = _PREPROCESSORS[name]
-    net = replace(plain, about=f"the classifier behind {name}")
+    net = replace(plain, about=f"the classifier behind {implementation}")  # another one's net is trained anew
     net = replace(net, arguments={**net.arguments, "in_channels": channels * shop.train.x.shape[1]})
     role = slug(name)
     classifier = shop.nets({role: net}, encode=partial(encoded, make(nn.Identity(), shop.threat)))[role]
     model = make(classifier, shop.threat).eval()
     behind = {"behind": classifier} if channels == 1 else {}
-    return System(model, implementation, net, ("-", 0.0, "BPDA"), behind=behind)
+    return System(model, implementation, shop.card(role), ("-", 0.0, "BPDA"), behind=behind)
 
 
 def encoded(defence: ArtPreprocessed, x: Tensor) -> Tensor:
@@ -189,7 +188,9 @@ def _jpeg(classifier: nn.Module, _: ThreatModel) -> ArtPreprocessed:
 
 
 def _total_variation(classifier: nn.Module, _: ThreatModel) -> ArtPreprocessed:
-    return ArtPreprocessed(classifier, TotalVarMin(clip_values=(0.0, 1.0)), channels_last=True, randomized=True)
+    return ArtPreprocessed(
+        classifier, TotalVarMin(prob=0.5, lamb=0.03, clip_values=(0.0, 1.0)), channels_last=True, randomized=True
+    )
 
 
 def _thermometer(classifier: nn.Module, threat: ThreatModel) -> ArtPreprocessed:
@@ -200,11 +201,11 @@ def _thermometer(classifier: nn.Module, threat: ThreatModel) -> ArtPreprocessed:
 # how it is made, channels for each channel, whose it is
 _PREPROCESSORS: dict[str, tuple[Callable[[nn.Module, ThreatModel], ArtPreprocessed], int, str]] = {
     "JPEG (Guo)": (_jpeg, 1, "ART JpegCompression, quality 50"),
-    "total variation (Guo)": (_total_variation, 1, "ART TotalVarMin"),
+    "total variation (Guo)": (_total_variation, 1, "ART TotalVarMin, prob 0.5, lamb 0.03 (Guo's)"),
     "thermometer encoding (Buckman)": (
         _thermometer,
         _LEVELS,
-        "ART ThermometerEncoding, vectorised, with a wider gradient",
+        f"benchmarks/other_defences.py: ART ThermometerEncoding of {_LEVELS} levels, vectorised, with a wider gradient",
     ),
 }
 

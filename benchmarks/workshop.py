@@ -74,6 +74,14 @@ class Workshop:
         most = "" if self.scale.train_images is None else f"-{self.scale.train_images}"
         return Path("runs") / f"paper-{self.name}-{self.scale.dataset}{most}"
 
+    def named(self, what: str) -> str:
+        """``what`` with the seed, where that isn't the usual one: results of two seeds stand side by side."""
+        return what if self.seed == 0 else f"{what}-seed{self.seed}"
+
+    def card(self, name: str) -> dict[str, Any]:
+        """Of a net that has been trained, or has been taken."""
+        return read_card(self.home / "nets" / name)
+
     @property
     def threat(self) -> ThreatModel:
         """The data set's budget."""
@@ -123,7 +131,10 @@ class Workshop:
         if role == "adversarial" and not changes and "adversarial" in self.bundled:
             return self.recipe("adversarial")
         steps = 10 if role == "trades" and self.name == "paper" else self.scale.attack_steps
-        return self.beside("undefended", role=role, threat=self.threat, attack_steps=steps, **changes)
+        about = f"the classifier trained for {role} instead"
+        return self.beside(
+            "undefended", **{"about": about, "role": role, "threat": self.threat, "attack_steps": steps, **changes}
+        )
 
     def surrogate(self) -> Net:
         """What a black-box attacker trains on clean images: a plain f_b, where the scale takes one that ships that one."""
@@ -192,7 +203,7 @@ class Workshop:
             self.attacked.y,
             attacks,
             options.pop("threat", self.threat),
-            out=self.home / name,
+            out=self.home / self.named(name),
             seed=self.seed,
             nb_draws=self.scale.draws,
             nb_selection_draws=self.scale.selection_draws,
@@ -212,19 +223,19 @@ class Workshop:
             "dataset": self.scale.dataset,
             "eps": self.threat.eps,
             "scale": self.name,
-            "training_images": len(self.train),
             "images": len(self.attacked),
             "draws": self.scale.draws,
             "seed": self.seed,
         }
         told = [{**row, **{name: row.get(name, value) for name, value in about.items()}} for row in rows]
         print_table(told)
-        print(f"written to {write_csv(f'{question}-{self.name}', told)}")
+        print(f"written to {write_csv(self.named(f'{question}-{self.name}'), told)}")
         return told
 
     def draw(self, question: str, rows: Sequence[dict[str, Any]], by: str, columns: Sequence[str]) -> None:
         """:func:`~benchmarks.pictures.table_figure` of what was written."""
-        print(f"written to {table_figure(rows, by, columns, RESULTS / f'{question}-{self.name}.png')}")
+        path = RESULTS / f"{self.named(f'{question}-{self.name}')}.png"
+        print(f"written to {table_figure(rows, by, columns, path)}")
 
 
 def _told(name: str, what: str, done: int, total: int) -> None:

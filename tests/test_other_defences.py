@@ -8,8 +8,15 @@ import torch
 from art.defences.preprocessor import JpegCompression, ThermometerEncoding, TotalVarMin
 from torch import nn
 
+from art_advtransform.attacks.adaptive import momentum_pgd
+from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.attacks.identity import network_identity
+from art_advtransform.datasets import load_dataset
+from art_advtransform.defended import DefendedModel
+from art_advtransform.evaluation import evaluate
+from art_advtransform.pretrained import load_pretrained
 from art_advtransform.randomness import global_seed
+from art_advtransform.recipes import THREATS
 from benchmarks.other_defences import ArtPreprocessed, StochasticActivationPruning, Thermometer
 from tests.problems import images, seeded
 
@@ -25,14 +32,15 @@ def test_thermometer_is_art_s() -> None:
 
 
 def test_thermometer_passes_what_levels_within_reach_say() -> None:
-    x = torch.tensor([0.42, 0.97]).view(1, 1, 1, 2).numpy()
-    gradient = torch.arange(10.0).view(1, 10, 1, 1).expand(1, 10, 1, 2).numpy()
+    x = torch.tensor([0.42, 0.97, 0.02]).view(1, 1, 1, 3).numpy()
+    gradient = torch.arange(1.0, 11.0).view(1, 10, 1, 1).expand(1, 10, 1, 3).numpy()
     found = Thermometer(10, 0.1).estimate_gradient(x, gradient)
-    assert found.tolist() == [[[[4.0 + 5.0, 9.0]]]]  # the levels 0.4 and 0.5; 0.9 alone
-    assert np.isclose(Thermometer(10, 1.0).estimate_gradient(x, gradient), 45).all()
+    # the levels 0.4 and 0.5; 0.9 alone; 0.1 alone, since level 0 is one whatever the pixel
+    assert found.tolist() == [[[[5.0 + 6.0, 10.0, 2.0]]]]
+    assert np.isclose(Thermometer(10, 1.0).estimate_gradient(x, gradient), 54).all()
     # of all levels ART's ramp passes the part that lies below the pixel
     ramp = ThermometerEncoding(clip_values=(0.0, 1.0), num_space=10, channels_first=True)
-    assert ramp.estimate_gradient(x, gradient).tolist() == [[[[0 + 1 + 2 + 3 + 4, 45.0]]]]
+    assert ramp.estimate_gradient(x, gradient).tolist() == [[[[1 + 2 + 3 + 4 + 5, 55.0, 1.0]]]]
 
 
 def test_total_variation_smooths_every_channel() -> None:
@@ -89,3 +97,24 @@ def test_the_gradient_of_pruning_is_that_of_the_mean() -> None:
     assert x.grad is not None
     assert torch.equal(x.grad, weights * (x > 0))  # that of the ReLU, drawn or not
     assert bool(((out == 0) & (x > 0)).any())
+
+
+@pytest.mark.parametrize("defence", ["JPEG", "pruning"])
+def test_what_others_do_to_images_or_activations_does_not_hold(defence: str) -> None:
+    # in front of, or inside, a net that wasn't trained for it; a transfer attack is not among these
+    net, data = load_pretrained("digits/undefended"), load_dataset("digits").sample(40)
+    jpeg = JpegCompression(clip_values=(0.0, 1.0), quality=80, channels_first=True)
+    model = ArtPreprocessed(net, jpeg).eval() if defence == "JPEG" else StochasticActivationPruning(net).eval()
+    result = evaluate(
+        DefendedModel(model, None).eval(),
+        data.x,
+        data.y,
+        [momentum_pgd(20), expectation_pgd(20, 4, momenta=(0.0, 0.9), continues=False)],
+        THREATS["digits"],
+        nb_draws=5,
+        nb_selection_draws=5,
+    )
+    assert result.clean.mean is not None
+    assert result.worst.mean is not None
+    assert result.clean.mean.value > 0.8
+    assert result.worst.mean.value < 0.2

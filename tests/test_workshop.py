@@ -11,6 +11,8 @@ import pytest
 from art_advtransform.attacks.identity import network_identity
 from art_advtransform.pretrained import read_card
 from art_advtransform.recipes import Net
+from benchmarks import paper
+from benchmarks.columns import called, trained
 from benchmarks.scales import SCALES
 from benchmarks.workshop import Workshop
 
@@ -85,3 +87,26 @@ def test_another_data_set_has_its_own_numbers(
     assert (shop.scale.dataset, shop.scale.nb_epochs) == found
     # nothing of it ships
     assert scale == "digits" or shop.bundled == {}
+
+
+def test_another_seed_s_results_stand_beside() -> None:
+    shop, other = (Workshop("digits", SCALES["digits"], None, seed, "cpu") for seed in (0, 1))
+    assert shop.named("table1") == "table1"
+    assert other.named("table1") == "table1-seed1"
+    assert shop.home == other.home  # nets have seeds of their own
+
+
+def test_every_table_and_figure_is_made_by_the_one_command() -> None:
+    files = {path.stem for kind in ("table", "figure") for path in Path(paper.__file__).parent.glob(f"{kind}*.py")}
+    assert set(paper.NAMES) == files
+
+
+def test_the_columns_tell_what_a_net_was_made_of() -> None:
+    card, f_b = read_card("cifar10/f_a-defended"), read_card("cifar10/f_b-adversarial")
+    found = trained(card, f_b)
+    assert (found["width"], found["epochs"], found["redraw_every"], found["training_images"]) == (20, 30, 4, 50000)
+    assert (found["epochs_of_f_b"], found["training_images_of_f_b"]) == (30, 50000)
+    assert found["test_accuracy"] == pytest.approx(75.5, abs=0.05)
+    assert trained(read_card("digits/undefended"))["redraw_every"] == "-"
+    assert called("TRADES", f_b) == "TRADES, PGD-1"
+    assert called("none", read_card("digits/undefended")) == "none"
