@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gc
+import os
 import statistics
 import sys
 import time
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 from art_advtransform import SmallVGG, load_pretrained, load_reference_checkpoint
 from art_advtransform.randomness import global_seed, keyed_generator
 
-RESULTS = Path(__file__).parent / "results"
+# elsewhere where it is only tried whether they run
+RESULTS = Path(os.environ.get("ART_ADVTRANSFORM_RESULTS", Path(__file__).parent / "results"))
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def images(n: int, size: int = 32) -> Tensor:
 
 def write_csv(question: str, rows: Sequence[dict[str, Any]]) -> Path:
     """``results/<question>-<device>-torch<version>.csv``."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     path = RESULTS / f"{question}-{device}-torch{torch.__version__.split('+')[0]}.csv"
     with path.open("w", newline="") as file:

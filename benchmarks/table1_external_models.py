@@ -89,8 +89,10 @@ def external_models(shop: Workshop) -> dict[str, Net]:
         f"f_b-{n}": _constant(shop.recipe("f_b-adversarial", role="plain", threat=None, nb_epochs=n), rate)
         for n in EPOCHS
     }
-    alike = _constant(shop.recipe("f_b-adversarial", nb_epochs=EPOCHS[-1]), rate)
-    return {**plain, f"f_b-{ALIKE}": alike, f"f_b-{ADVERSARIAL}": shop.recipe("f_b-adversarial")}
+    usual = shop.recipe("f_b-adversarial")
+    steps = min(usual.attack_steps, shop.scale.attack_steps)
+    alike = _constant(shop.recipe("f_b-adversarial", nb_epochs=EPOCHS[-1], attack_steps=steps), rate)
+    return {**plain, f"f_b-{ALIKE}": alike, f"f_b-{ADVERSARIAL}": usual}
 
 
 def classifiers(shop: Workshop) -> dict[str, Net]:

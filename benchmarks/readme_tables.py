@@ -1,0 +1,142 @@
+"""The README's tables of the paper, from the CSVs that the benchmarks wrote: what stands there is what a command printed.
+
+    python -m benchmarks.readme_tables
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`, NAME being the CSV's, as in `table1-digits`; this command writes
+them anew, and a test asks whether they agree.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.harness import RESULTS
+
+README = Path(__file__).parent.parent / "README.md"
+_BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its head, the CSV's column, whether its interval stands beside it, and digits (``None``: as it is)."""
+
+    head: str
+    name: str
+    interval: bool = False
+    digits: int | None = 1
+
+    def cell(self, row: Row) -> str:
+        """Of this row; "-" where the CSV has none."""
+        value = _short(row[self.name], self.digits)
+        if not self.interval or value == "-":
+            return value
+        low, high = (_short(row[f"{self.name}_{end}"], self.digits) for end in ("low", "high"))
+        return f"{value} ({low} to {high})"
+
+
+TABLES: dict[str, tuple[Column, ...]] = {
+    "table1": (
+        Column("f_b: epochs, or how", "f_b", digits=None),
+        Column("standard", "standard"),
+        Column("BPDA-I: PGD, EOT", "bpda_identity", True),
+        Column("momentum PGD", "momentum_pgd", True),
+        Column("E[g(x)] - x, RMS", "distance_rms", digits=3),
+        Column("paper, CIFAR-10: standard", "paper_standard"),
+        Column("BPDA-I", "paper_bpda_identity"),
+        Column("distance", "paper_distance", digits=3),
+    ),
+    "table2": (
+        Column("defence", "defence"),
+        Column("clean", "clean"),
+        Column("transfer", "transfer", True),
+        Column("HopSkipJump", "hop_skip_jump", True),
+        Column("GenAttack", "gen_attack", True),
+        Column("white box: momentum PGD", "white_box_momentum_pgd", True),
+        Column("paper, CIFAR-10: clean", "paper_clean"),
+        Column("transfer", "paper_transfer"),
+        Column("HopSkipJump", "paper_hop_skip_jump"),
+        Column("GenAttack", "paper_gen_attack"),
+    ),
+    "table3": (
+        Column("method", "method"),
+        Column("implementation", "implementation"),
+        Column("standard", "standard"),
+        Column("worst", "worst", True),
+        Column("best attack", "best_attack"),
+        Column("paper, CIFAR-10: standard", "paper_standard"),
+        Column("worst", "paper_worst"),
+    ),
+    "figure5": (
+        Column("steps N of g", "N", digits=0),
+        Column("standard", "standard"),
+        Column("soft sign", "softsign", True),
+        Column("tanh", "tanh", True),
+        Column("BPDA-I, same cost", "bpda_identity", True),
+        Column("momentum PGD", "momentum_pgd", True),
+    ),
+    "table5": (
+        Column("defence", "defence"),
+        Column("standard", "standard"),
+        Column("examples of N = 3", "examples_of_N3"),
+        Column("N = 5", "examples_of_N5"),
+        Column("N = 7", "examples_of_N7"),
+        Column("paper, N lost", "paper_column_1"),
+        Column("N lost", "paper_column_2"),
+        Column("N lost", "paper_column_3"),
+    ),
+    "table6": (
+        Column("method", "method"),
+        Column("standard", "standard"),
+        Column("black-box transfer", "black_box_transfer"),
+        Column("BPDA-I: PGD, EOT", "bpda_identity"),
+        Column("worst", "worst", True),
+        Column("paper, Tiny ImageNet: standard", "paper_standard"),
+        Column("worst", "paper_worst"),
+    ),
+    "figure6": (
+        Column("eps of g", "eps_of_g", digits=2),
+        Column("standard", "standard"),
+        Column("BPDA-I, 1 draw", "bpda_identity_1"),
+        Column("3 draws", "bpda_identity_3"),
+        Column("10 draws", "bpda_identity_10"),
+        Column("white-box transfer", "white_box_transfer", True),
+        Column("momentum PGD", "momentum_pgd", True),
+    ),
+}
+
+
+def main() -> None:
+    README.write_text(filled(README.read_text()))
+    print(f"written to {README}")
+
+
+def filled(text: str) -> str:
+    """``text`` with all of its tables as the CSVs have them."""
+    return _BLOCK.sub(lambda block: f"{block[1]}{table(block[2])}\n{block[3]}", text)
+
+
+def table(name: str) -> str:
+    """The table of ``<name>-*.csv`` in Markdown."""
+    columns = TABLES[name.split("-")[0]]
+    (path,) = RESULTS.glob(f"{name}-cpu-torch*.csv")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = [[column.head for column in columns], ["---", *["---:"] * (len(columns) - 1)]]
+    lines += [[column.cell(row) for column in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _short(value: str, digits: int | None) -> str:
+    try:
+        return value if digits is None else f"{float(value):.{digits}f}"
+    except ValueError:
+        return value
+
+
+if __name__ == "__main__":
+    main()
