@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from art_advtransform import runs, store
+from art_advtransform import judging, store
 from art_advtransform.attacks.base import Attack, Target, View
 from art_advtransform.attacks.presets import PRESETS
 from art_advtransform.config import ThreatModel
@@ -79,7 +79,7 @@ def test_what_fails_outside_the_attack_is_no_weak_attack(tmp_path: Path, monkeyp
         raise OSError("disk full")
 
     set_preset(monkeypatch, a=step)
-    for module, name in ((store, "save_file"), (runs, "predictions")):
+    for module, name in ((store, "save_file"), (judging, "predictions")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, disk_full)
             with pytest.raises(OSError, match="disk full"):
