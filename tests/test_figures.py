@@ -19,25 +19,18 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch import Tensor
 
-from art_advtransform.figures import accuracy_figure, check_picture, cost_figure, normalised, transform_figure
+from art_advtransform.figures import (
+    accuracy_figure,
+    check_picture,
+    cost_figure,
+    curve_figure,
+    normalised,
+    transform_figure,
+)
 from tests.evaluations import by_hand, measured
 from tests.problems import images, seeded
 
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are written."""
-    made: list[Figure] = []
-    original = Figure.savefig
-
-    def savefig(self: Figure, *arguments: Any, **options: Any) -> None:
-        made.append(self)
-        original(self, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    return made
 
 
 def pixels(path: Path) -> np.ndarray[Any, Any]:
@@ -318,3 +311,20 @@ def test_what_is_left_against_what_was_spent(drawn: list[Figure], tmp_path: Path
     np.testing.assert_allclose(lines["old"], [(0, 80)])
     # where a stage begins, once for each
     assert [text.get_text() for text in axes.texts] == ["0", "1"]
+
+
+# ---- curves
+
+
+def test_marks_stand_beside_curves_and_are_named(drawn: list[Figure], tmp_path: Path) -> None:
+    path = tmp_path / "curve.png"
+    curve_figure({"ours": [(1, 10), (2, 20)]}, "accuracy against eps", path, marks={"the paper's": [(2, 80)]})
+    pixels(path)
+    (axes,) = drawn[0].axes
+    ours, paper = axes.lines
+    assert np.asarray(ours.get_xydata()).tolist() == [[1, 10], [2, 20]]
+    assert (np.asarray(paper.get_xydata()).tolist(), paper.get_linestyle()) == ([[2, 80]], "None")
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["ours", "the paper's"]
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("accuracy", "eps")

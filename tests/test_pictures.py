@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
@@ -20,22 +19,14 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def test_bars_intervals_and_marks_are_those_of_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures: list[Figure] = []
-    save = Figure.savefig
-
-    def spy(figure: Figure, *arguments: Any, **options: Any) -> None:
-        figures.append(figure)
-        save(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
+def test_bars_intervals_and_marks_are_those_of_the_rows(tmp_path: Path, drawn: list[Figure]) -> None:
     path = table_figure(ROWS, "method", ("worst",), tmp_path / "there" / "table.png")
     assert path.stat().st_size > 0
-    (axes,) = figures[0].axes
+    (axes,) = drawn[0].axes
     assert sorted(bar.get_width() for bar in axes.patches if bar.get_width()) == [10.0, 40.0]  # type: ignore[attr-defined]
     # what has neither ours nor the paper's number is left out
     assert [text.get_text() for text in axes.get_yticklabels()] == ["one", "two"]
     marks = [np.asarray(line.get_xdata()).tolist() for line in axes.lines if line.get_marker() == "D"]
     assert [80.0] in marks
-    (interval,) = [drawn for drawn in axes.collections if isinstance(drawn, LineCollection)]
+    (interval,) = [line for line in axes.collections if isinstance(line, LineCollection)]
     assert [float(x) for x, _ in interval.get_segments()[0]] == [30.0, 45.0]
