@@ -58,8 +58,13 @@ def worst(evaluation: Evaluation) -> dict[str, Any]:
     return {
         **with_interval("worst", evaluation.worst),
         "best_attack": best(evaluation).name,
-        "attacks_missing": ", ".join(evaluation.missing) or "-",
+        **missing(evaluation),
     }
+
+
+def missing(evaluation: Evaluation) -> dict[str, str]:
+    """Attacks that could not be run."""
+    return {"attacks_missing": ", ".join(evaluation.missing) or "-"}
 
 
 def best(evaluation: Evaluation, nb_attacks: int | None = None) -> AttackResult:

@@ -15,7 +15,7 @@ from art_advtransform.attacks.art_attacks import black_box_transfer
 from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
 from art_advtransform.store import slug
 from art_advtransform.training import Recipe
-from benchmarks.columns import called, each_attack, trained, with_interval
+from benchmarks.columns import called, each_attack, missing, trained, with_interval
 from benchmarks.workshop import Workshop
 
 # clean, transfer, HopSkipJump, GenAttack
@@ -72,8 +72,7 @@ def main() -> None:
         for k, column in enumerate(COLUMNS):
             row |= with_interval(column, found.attacks[k - 1] if k else found.clean)
             row[f"paper_{column}"] = PAPER[name][k] if name in PAPER else "-"
-        missing = {"attacks_missing": ", ".join(found.missing) or "-"}
-        rows.append({**row, **with_interval("white_box_momentum_pgd", found.attacks[3]), **missing})
+        rows.append({**row, **with_interval("white_box_momentum_pgd", found.attacks[3]), **missing(found)})
     shop.write("table2-attacks", attacked)
     rows = shop.write("table2", rows)
     shop.draw("table2", rows, "defence", (*COLUMNS, "white_box_momentum_pgd"))

@@ -22,8 +22,6 @@ from torch import Tensor
 from art_advtransform.figures import (
     accuracy_figure,
     check_picture,
-    cost_figure,
-    curve_figure,
     normalised,
     transform_figure,
 )
@@ -291,40 +289,3 @@ def test_shapes_that_do_not_belong_together(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="finite"):
         transform_figure(x, draws, x / 0, path)
     assert not path.exists()
-
-
-# ---- cost
-
-
-def test_what_is_left_against_what_was_spent(drawn: list[Figure], tmp_path: Path) -> None:
-    first = measured("A", 0.5, forward=0.0, stage="0 transfer", remaining=0.5)
-    second = measured("B", 0.6, forward=10.0, stage="1 more", remaining=0.45)
-    third = measured("C", 0.3, forward=30.0, stage="1 more", remaining=0.25)
-    skipped = replace(measured("D", 0.1), remaining=None)
-    made = by_hand()
-    staged = replace(made["behind g"], attacks=[first, second, skipped, third])
-    cost_figure({"staged": staged, "old": made["plain"]}, tmp_path / "cost.png")
-    pixels(tmp_path / "cost.png")
-    (axes,) = drawn[0].axes
-    lines = {line.get_label(): np.asarray(line.get_xydata()) for line in axes.lines}
-    np.testing.assert_allclose(lines["staged"], [(0, 70), (0, 50), (10, 45), (40, 25)])
-    np.testing.assert_allclose(lines["old"], [(0, 80)])
-    # where a stage begins, once for each
-    assert [text.get_text() for text in axes.texts] == ["0", "1"]
-
-
-# ---- curves
-
-
-def test_marks_stand_beside_curves_and_are_named(drawn: list[Figure], tmp_path: Path) -> None:
-    path = tmp_path / "curve.png"
-    curve_figure({"ours": [(1, 10), (2, 20)]}, "accuracy against eps", path, marks={"the paper's": [(2, 80)]})
-    pixels(path)
-    (axes,) = drawn[0].axes
-    ours, paper = axes.lines
-    assert np.asarray(ours.get_xydata()).tolist() == [[1, 10], [2, 20]]
-    assert (np.asarray(paper.get_xydata()).tolist(), paper.get_linestyle()) == ([[2, 80]], "None")
-    legend = axes.get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["ours", "the paper's"]
-    assert (axes.get_ylabel(), axes.get_xlabel()) == ("accuracy", "eps")
