@@ -21,7 +21,9 @@ from art_advtransform.options import (
     Download,
     Eps,
     NetsFolder,
+    Pool,
     Seed,
+    Skip,
     counted_by,
     device_of,
     threat_of,
@@ -99,6 +101,7 @@ def evaluate(
     dataset: Dataset = "digits",
     preset: Annotated[str, typer.Option(help="Which attacks: smoke, quick, paper or strong; see --list.")] = "quick",
     images: Annotated[int, typer.Option(help="Test images.", min=1)] = 100,
+    skip: Skip = 0,
     draws: Annotated[
         int | None, typer.Option(help="Draws of D that score the worst attacked images; default: the preset's.", min=1)
     ] = None,
@@ -148,7 +151,7 @@ def evaluate(
         return
     threat, place = threat_of(dataset, eps), device_of(device)
     loaded = Nets.load(dataset if nets is None else str(nets), f_b, place)
-    test = load_dataset(dataset, "test", data_root, download=download).sample(images)
+    test = load_dataset(dataset, "test", data_root, download=download).sample(images, skip)
     out = Path(f"runs/evaluate-{dataset}") if out is None else out
     with bars(aside=json_output) as shown:
         evaluations = evaluate_nets(
@@ -159,7 +162,7 @@ def evaluate(
             preset=preset,
             models=model,
             progress=partial(bar, shown),
-            about={"dataset": dataset, "command": command_line()},
+            about={"dataset": dataset, "skip": skip, "command": command_line()},
             device=place,
             seed=seed,
             **counted_by(preset, draws, attack_draws, selection_draws),
@@ -246,17 +249,19 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the report; default: that of the run, runs/report of several.")
     ] = None,
+    pool: Pool = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of a table.")] = False,
 ) -> None:
     """Print the table of earlier evaluations, and write its page, tables and figures again.
 
-    Several runs are put side by side where images, budget, draws, seed and preset are the same.
+    Several runs are put side by side where images, budget, draws, seed and preset are the same; with --pool, where all but the
+    images is the same, they become one of all their images, whose records are written, too.
     """
-    from art_advtransform.evaluate_nets import load_evaluations
+    from art_advtransform.evaluate_nets import load_evaluations, pool_evaluations
     from art_advtransform.terminal import show_evaluations
 
-    evaluations = load_evaluations(*folders)
     out = (folders[0] if len(folders) == 1 else Path("runs/report")) if out is None else out
+    evaluations = pool_evaluations(*folders, out=out) if pool else load_evaluations(*folders)
     show_evaluations(evaluations, out, as_json=json_output)
 
 

@@ -48,17 +48,23 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.x)
 
-    def sample(self, n: int) -> ImageSet:
+    def sample(self, n: int, skip: int = 0) -> ImageSet:
         """``n`` images in the order of a hash of their pixels: a fixed, mixed sample, the same from whatever source.
 
+        Args:
+            n: images.
+            skip: of that order, left out before them; ``sample(250)`` and ``sample(250, skip=250)`` are ``sample(500)``.
+
         Raises:
-            ValueError: if the set has fewer than ``n``.
+            ValueError: if the set has fewer than ``n`` beside those left out.
         """
         check_count("n", n)
-        if n > len(self):
-            raise ValueError(f"expected at most {len(self)} images of {self.name}, got {n}")
+        check_count("skip", skip, minimum=0)
+        if skip + n > len(self):
+            left_out = f" after {skip} others" if skip else ""
+            raise ValueError(f"expected at most {len(self) - skip} images of {self.name}{left_out}, got {n}")
         pixels = (self.x * 255).round().to(torch.uint8).numpy()
-        order = sorted(range(len(self)), key=lambda i: hashlib.sha256(pixels[i].tobytes()).digest())[:n]
+        order = sorted(range(len(self)), key=lambda i: hashlib.sha256(pixels[i].tobytes()).digest())[skip : skip + n]
         return ImageSet(self.name, self.x[order], self.y[order], self.classes)
 
 

@@ -22,6 +22,7 @@ from art_advtransform.evaluation import evaluate
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.page import EXAMPLES
 from art_advtransform.plan import CLEAN, WORST
+from art_advtransform.pooling import differences, pooled
 from art_advtransform.pretrained import load_network, read_card
 from art_advtransform.records import Evaluation
 from art_advtransform.runs import Progress
@@ -147,7 +148,7 @@ def evaluate_nets(
             y,
             preset,
             threat,
-            out=out / name.replace(", ", "-").replace(" ", "-"),
+            out=_folder(out, name),
             fixed_draw=name == FIXED,
             surrogates=nets.surrogates(name),
             imitation=nets.imitation,
@@ -216,13 +217,6 @@ def _save_examples(model: DefendedModel, evaluation: Evaluation, x: Tensor, out:
     save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, out / EXAMPLES)
 
 
-# What tables may not mix: settings that all columns of one must share.
-_SHARED = (
-    *("version", "attack_code", "threat", "nb_images", "seed", "preset", "budget"),
-    *("nb_draws", "nb_selection_draws", "nb_confirmation_draws", "nb_attack_draws"),
-)
-
-
 def load_evaluations(*folders: Path) -> dict[str, Evaluation]:
     """The records that :func:`evaluate_nets` wrote into ``folders``, by the model's name, in the order of tables.
 
@@ -249,18 +243,40 @@ def load_evaluations(*folders: Path) -> dict[str, Evaluation]:
     return {name: named[name] for name in sorted(named, key=_order)}
 
 
+def pool_evaluations(*folders: Path, out: Path) -> dict[str, Evaluation]:
+    """Records that :func:`evaluate_nets` wrote of several parts of the images, put together and written into ``out``, by model.
+
+    Raises:
+        FileNotFoundError: if a folder has none.
+        ValueError: if there are fewer than two; if ``out`` is one of them; if they are not of the same models and settings, or
+            share images. Nothing is written then.
+    """
+    if len(folders) < 2:
+        raise ValueError(f"expected at least two parts, got {len(folders)}")
+    if out.resolve() in {folder.resolve() for folder in folders}:
+        raise ValueError(f"expected a folder of its own for what is put together, got {out}, which is a part")
+    parts = [load_evaluations(folder) for folder in folders]
+    for folder, part in zip(folders, parts, strict=True):
+        if list(part) != list(parts[0]):
+            raise ValueError(
+                f"expected parts of the same models, got {', '.join(part)} in {folder} and {', '.join(parts[0])}"
+            )
+    whole = {name: pooled([part[name] for part in parts]) for name in parts[0]}
+    return {name: evaluation.save(_folder(out, name) / "evaluation.json") for name, evaluation in whole.items()}
+
+
 def _check_same(first: Evaluation, other: Evaluation, name: str) -> None:
-    one, two = first.settings, other.settings
-    differ = [key for key in _SHARED if one.get(key) != two.get(key)]
-    differ += [key for key in ("images", "labels") if one["sha256"][key] != two["sha256"][key]]
-    # a row of the table is one attack: of that name, and of that code and options
-    attacks, others = one.get("attacks", {}), two.get("attacks", {})
-    differ += [f"attack {attack!r}" for attack in attacks if attack in others and attacks[attack] != others[attack]]
-    if differ:
-        told = ", ".join(
-            f"{key}: {one[key]!r} and {two.get(key)!r}" if key in one else f"other {key}" for key in differ
-        )
-        raise ValueError(f"expected records of the same settings, got others for {name}: {told}")
+    told = differences(first, other)
+    told += [
+        f"other {key}" for key in ("images", "labels") if first.settings["sha256"][key] != other.settings["sha256"][key]
+    ]
+    if told:
+        raise ValueError(f"expected records of the same settings, got others for {name}: {', '.join(told)}")
+
+
+def _folder(out: Path, model: str) -> Path:
+    """Where the evaluation of ``model`` is."""
+    return out / model.replace(", ", "-").replace(" ", "-")
 
 
 def _order(name: str) -> tuple[int, str]:

@@ -38,6 +38,13 @@ FB = Annotated[
     str | None, typer.Option("--f-b", help="f_b: a bundled name, a folder, or reference:<the authors' checkpoint>.")
 ]
 
+Skip = Annotated[
+    int, typer.Option(help="Images left out before them: the next part of an evaluation, for `report --pool`.", min=0)
+]
+Pool = Annotated[
+    bool, typer.Option("--pool", help="The runs are parts: the same models on other images, made with --skip.")
+]
+
 
 def threat_of(dataset: str, eps: float | None) -> ThreatModel:
     """That of ``eps``, else of the data set."""

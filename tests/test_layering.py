@@ -49,6 +49,7 @@ LAYERS = {
     "judging": 6,
     "plan": 6,
     "pool": 6,
+    "pooling": 6,
     "store": 6,
     "shards": 6,
     "counting": 6,
