@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# From a point to its text, in points: beside the line that falls to it.
+_BESIDE = (3, 4)
+# Pixels that the number of a stage takes, with what parts it from the next.
+_WIDTH = 15
+
 
 def accuracy_figure(evaluations: Mapping[str, Evaluation], path: str | os.PathLike[str]) -> Path:
     """Bars of mean accuracy with 95 % intervals, attack by attack, the models side by side.
@@ -49,12 +54,14 @@ def accuracy_figure(evaluations: Mapping[str, Evaluation], path: str | os.PathLi
             if 100 * mean.value < 1:  # a bar too short to be seen
                 axes.text(100 * mean.high + 1, height, f"{100 * mean.value:.1f}", va="center", fontsize=7)
     axes.set_yticks(range(len(all_rows)), [label(name, evaluations) for name, _ in all_rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(all_rows) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     settings = next(iter(evaluations.values())).settings
+    # to the left: beside long names of attacks the axis is shorter than its text
     axes.set_xlabel(
-        f"accuracy (per cent), {settings['nb_images']} images, L-inf {settings['threat']['eps']:.4g}, "
-        f"{draws_told(settings)}"
+        f"accuracy (per cent)\n{settings['nb_images']} images, L-inf {settings['threat']['eps']:.4g}, "
+        f"{draws_told(settings)}",
+        loc="right",
     )
     figure.legend(loc="outside upper center", ncols=len(evaluations))
     return _save(figure, path)
@@ -146,20 +153,9 @@ def cost_figure(evaluations: Mapping[str, Evaluation], path: str | os.PathLike[s
     """
     figure = _new_figure(7, 4)
     axes = figure.subplots()
-    for m, (model, evaluation) in enumerate(evaluations.items()):
-        spent, points, stages = 0.0, [(0.0, 100 * _value(evaluation.clean))], [""]
-        for result in evaluation.attacks:
-            if result.remaining is not None:
-                spent += result.forward
-                points.append((spent, 100 * result.remaining))
-                stages.append(result.stage)
+    lines = {model: _spending(evaluation) for model, evaluation in evaluations.items()}
+    for m, (model, (points, _)) in enumerate(lines.items()):
         axes.plot(*zip(*points, strict=True), drawstyle="steps-post", marker=".", color=f"C{m}", label=model)
-        for point, stage, before in zip(points[1:], stages[1:], stages, strict=False):
-            if stage != before:  # a stage begins
-                offset = (0, 6 + 9 * m)
-                axes.annotate(
-                    stage.split()[0], point, offset, textcoords="offset points", fontsize=7, color=f"C{m}", ha="center"
-                )
     axes.set_xscale("symlog", linthresh=10)
     axes.set_xlim(left=0)
     axes.set_ylim(0, 100)
@@ -167,7 +163,38 @@ def cost_figure(evaluations: Mapping[str, Evaluation], path: str | os.PathLike[s
     axes.set_ylabel("accuracy left (per cent)")
     axes.grid(alpha=0.3)
     axes.legend()
+    for m, (_, begun) in enumerate(lines.values()):
+        _number_stages(axes, begun, f"C{m}")
     return _save(figure, path)
+
+
+def _spending(evaluation: Evaluation) -> tuple[list[tuple[float, float]], list[tuple[tuple[float, float], str]]]:
+    """What is left against what is spent, and where each stage has its first result."""
+    spent, points, before = 0.0, [(0.0, 100 * _value(evaluation.clean))], ""
+    begun = []
+    for result in evaluation.attacks:
+        if result.remaining is not None:
+            spent += result.forward
+            points.append((spent, 100 * result.remaining))
+            if result.stage != before:
+                begun.append((points[-1], result.stage.split()[0]))
+            before = result.stage
+    return points, begun
+
+
+def _number_stages(axes: Axes, begun: Sequence[tuple[tuple[float, float], str]], color: str) -> None:
+    """The numbers of stages beside their first results; of those that would cover each other in one text."""
+    groups: list[tuple[tuple[float, float], list[str]]] = []
+    for point, number in begun:
+        x, y = axes.transData.transform(point)
+        if groups:
+            left, bottom = axes.transData.transform(groups[-1][0])
+            if abs(x - left) < _WIDTH * (len(groups[-1][1]) + 1) and abs(y - bottom) < _WIDTH:
+                groups[-1][1].append(number)
+                continue
+        groups.append((point, [number]))
+    for point, numbers in groups:
+        axes.annotate(", ".join(numbers), point, _BESIDE, textcoords="offset points", fontsize=7, color=color)
 
 
 def examples_figure(examples: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:

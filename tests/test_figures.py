@@ -76,7 +76,7 @@ def test_bars_are_the_accuracies(drawn: list[Figure], tmp_path: Path) -> None:
     assert [(t.get_text(), round(t.get_position()[1])) for t in axes.texts] == [("not run", 3), ("not run", 2)]
     (legend,) = figure.legends  # above the axes, where it covers no bar
     assert [t.get_text() for t in legend.get_texts()] == ["plain", "behind g"]
-    assert axes.get_xlabel() == "accuracy (per cent), 40 images, L-inf 0.125, 7 draws"
+    assert axes.get_xlabel() == "accuracy (per cent)\n40 images, L-inf 0.125, 7 draws"
     assert axes.get_xlim() == (0, 100)
     assert axes.yaxis_inverted()  # no attack is on top
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
 from art_advtransform.figures import cost_figure, curve_figure
 from tests.evaluations import by_hand, measured
@@ -30,6 +31,17 @@ def test_what_is_left_against_what_was_spent(drawn: list[Figure], tmp_path: Path
     np.testing.assert_allclose(lines["old"], [(0, 80)])
     # where a stage begins, once for each
     assert [text.get_text() for text in axes.texts] == ["0", "1"]
+
+
+def test_numbers_that_would_cover_each_other_are_one_text(drawn: list[Figure], tmp_path: Path) -> None:
+    spent = {"0 transfer": 100.0, "1 more": 900.0, "2 little": 5.0, "3 less": 5.0}
+    attacks = [measured(stage, 0.2, forward=cost, stage=stage, remaining=0.2) for stage, cost in spent.items()]
+    staged = replace(by_hand()["behind g"], attacks=attacks)
+    cost_figure({"staged": staged, "beside": staged}, tmp_path / "cost.png")
+    (axes,) = drawn[0].axes
+    assert [text.get_text() for text in axes.texts] == ["0", "1, 2, 3"] * 2
+    # beside its own point, however many lines there are
+    assert {text.xyann for text in axes.texts if isinstance(text, Annotation)} == {(3, 4)}
 
 
 # ---- curves
