@@ -1,4 +1,4 @@
-"""The README's tables of the paper, from the CSVs that the benchmarks wrote: what stands there is what a command printed.
+"""The README's tables of the benchmarks, from the CSVs that these wrote: what stands there is what a command printed.
 
     python -m benchmarks.readme_tables
 
@@ -40,6 +40,16 @@ class Column:
 
 
 TABLES: dict[str, tuple[Column, ...]] = {
+    "strong": (
+        Column("stage", "stage"),
+        Column("attacks", "attacks", digits=0),
+        Column("on images", "attacked", digits=0),
+        Column("evaluations an image", "evaluations", digits=0),
+        Column("defended", "defended", True),
+        Column("adversarial", "adversarial", True),
+        Column("undefended", "undefended"),
+        Column("f_a without g", "f_a_without_g"),
+    ),
     "table1": (
         Column("f_b: epochs, or how", "f_b", digits=None),
         Column("standard", "standard"),
