@@ -51,6 +51,8 @@ def main() -> None:
                     "model": model,
                     "eps": threat.eps,
                     "accuracy": 100 * evaluation.worst.mean.value,
+                    "low": 100 * evaluation.worst.mean.low,
+                    "high": 100 * evaluation.worst.mean.high,
                     "clean": 100 * evaluation.clean.mean.value,
                     "images": len(subject.x),
                     "draws": arguments.draws,
