@@ -157,7 +157,7 @@ def evaluate(
     shards.wait()
     with left_as_found(*plan.networks().values(), defended):
         results, chunks = run_all(plan, [CLEAN, *attacks], folder, progress, shards)
-        worst, chosen = worst_case(plan, chunks, folder, shards)
+        worst, chosen = worst_case(plan, chunks, folder, progress, shards)
     evaluation = Evaluation(settings, results[0], results[1:], worst, chosen)
     if out is None:
         return evaluation

@@ -34,7 +34,7 @@ def run_all(
     results: list[AttackResult] = []
     chunks: dict[str, list[Chunk]] = {}
     reasons = [attack.missing(plan.target(attack, 0)) for attack in attacks]
-    total, done = len(plan.x) * reasons.count(None), 0
+    total, done = len(plan.x) * (reasons.count(None) + 1), 0  # and the worst case
     pools: dict[int, Pool] = {}  # of this process's chunks
     for attack, reason in zip(attacks, reasons, strict=True):
         if reason is not None:
@@ -184,18 +184,22 @@ def _result(plan: Plan, attack: Attack, chunks: list[Chunk]) -> AttackResult:
 
 
 def worst_case(
-    plan: Plan, chunks: dict[str, list[Chunk]], folder: RunFolder, shards: Shards
+    plan: Plan, chunks: dict[str, list[Chunk]], folder: RunFolder, progress: Progress | None, shards: Shards
 ) -> tuple[AttackResult, list[str]]:
     """Per image the worst attack, chosen and confirmed on draws that don't score, scored on all that do; and its name."""
-    names, made = list(chunks), []
+    names, made, done = list(chunks), [], len(plan.x) * len(chunks)
     strongest_first = torch.stack([torch.cat([c.share for c in parts]) for parts in chunks.values()]).mean(1).argsort()
     for number, first in enumerate(plan.firsts()):
         if first not in shards.mine(plan.firsts()):
             continue
+        if progress is not None:
+            progress(WORST, done + first, done + len(plan.x))
         candidates = [chunks[names[i]][number] for i in strongest_first.tolist()]
         depends = f"{attack_code()} {tensors_sha256([tensor for c in candidates for tensor in (c.attacked, c.share)])}"
         found = folder.get(WORST, first, partial(worst_of, plan, candidates, first), depends)
         made.append((first, (found.scoring, _makers(found, [chunks[name][number] for name in names]))))
+    if progress is not None:
+        progress(WORST, done + len(plan.x), done + len(plan.x))
     parts = [part for _, part in sorted(shards.everyones(made), key=_first)]
     scoring = torch.cat([scored for scored, _ in parts]).to(plan.y.device)
     chosen = [names[i] for _, makers in parts for i in makers]

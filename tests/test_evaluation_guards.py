@@ -101,7 +101,7 @@ def test_what_is_not_run_has_its_reason(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(PRESETS, "mine", lambda: attacks)
     totals: set[int] = set()
     result = run(DefendedModel(Coin(), None), progress=lambda name, done, total: totals.add(total))
-    assert totals == {20}  # that of what is run
+    assert totals == {30}  # that of what is run, and of the worst case
     assert [a.problem for a in result.attacks] == [
         "not run: needs a surrogate net",
         "not run: there is no transform to see through",
@@ -308,7 +308,8 @@ def test_progress(monkeypatch: pytest.MonkeyPatch) -> None:
         progress=lambda *news: seen.append(news),
     )  # fmt: skip
     assert seen == [
-        *(("no attack", done, 30) for done in (0, 4, 8, 10)),
-        *(("a", 10 + done, 30) for done in (0, 4, 8, 10)),
-        *(("b", 20 + done, 30) for done in (0, 4, 8, 10)),
+        *(("no attack", done, 40) for done in (0, 4, 8, 10)),
+        *(("a", 10 + done, 40) for done in (0, 4, 8, 10)),
+        *(("b", 20 + done, 40) for done in (0, 4, 8, 10)),
+        *(("per-image worst case", 30 + done, 40) for done in (0, 4, 8, 10)),
     ]
