@@ -27,7 +27,7 @@ from art_advtransform.pretrained import load_network, read_card
 from art_advtransform.records import Evaluation
 from art_advtransform.runs import Progress
 from art_advtransform.shards import Shards
-from art_advtransform.store import read_attacked
+from art_advtransform.store import MANIFEST, read_attacked
 
 # Nets that a run takes along where they exist; the attacks that need one say so where it doesn't.
 _OPTIONAL = ("adversarial", "surrogate", "imitation", "f_a-defended-2")
@@ -248,8 +248,8 @@ def pool_evaluations(*folders: Path, out: Path) -> dict[str, Evaluation]:
 
     Raises:
         FileNotFoundError: if a folder has none.
-        ValueError: if there are fewer than two; if ``out`` is one of them; if they are not of the same models and settings, or
-            share images. Nothing is written then.
+        ValueError: if there are fewer than two; if ``out`` is one of them, or another run's folder; if they are not of the same
+            models and settings, or share images. Nothing is written then.
     """
     if len(folders) < 2:
         raise ValueError(f"expected at least two parts, got {len(folders)}")
@@ -262,6 +262,11 @@ def pool_evaluations(*folders: Path, out: Path) -> dict[str, Evaluation]:
                 f"expected parts of the same models, got {', '.join(part)} in {folder} and {', '.join(parts[0])}"
             )
     whole = {name: pooled([part[name] for part in parts]) for name in parts[0]}
+    for name in whole:
+        if (_folder(out, name) / MANIFEST).exists():
+            raise ValueError(
+                f"expected a folder of its own for what is put together, got {out}, where {name} was evaluated"
+            )
     return {name: evaluation.save(_folder(out, name) / "evaluation.json") for name, evaluation in whole.items()}
 
 

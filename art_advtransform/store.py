@@ -19,6 +19,8 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
+MANIFEST = "manifest.json"
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -66,9 +68,9 @@ class RunFolder:
         """
         if self.folder is None:
             return
-        path = self.folder / "manifest.json"
+        path = self.folder / MANIFEST
         if restart:
-            for name in ("manifest.json", "evaluation.json", "chunks/*.safetensors"):
+            for name in (MANIFEST, "evaluation.json", "chunks/*.safetensors"):
                 for old in self.folder.glob(name):
                     old.unlink(missing_ok=True)
         found = _read_manifest(path)

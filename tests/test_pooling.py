@@ -141,6 +141,10 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(result.exception, ValueError)
         assert told in str(result.exception)
     assert not Path("d").exists()
+    before = Path("whole/undefended/evaluation.json").read_bytes()
+    result = CliRunner().invoke(cli.app, ["report", "a", "b", "--pool", "--out", "whole"])
+    assert "got whole, where undefended was evaluated" in str(result.exception)
+    assert Path("whole/undefended/evaluation.json").read_bytes() == before
 
 
 def test_parts_of_other_models_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
