@@ -263,9 +263,9 @@ def pool_evaluations(*folders: Path, out: Path) -> dict[str, Evaluation]:
             )
     whole = {name: pooled([part[name] for part in parts]) for name in parts[0]}
     for name in whole:
-        if (_folder(out, name) / MANIFEST).exists():
+        if (_folder(out, name) / MANIFEST).exists() or (out / EXAMPLES).exists():
             raise ValueError(
-                f"expected a folder of its own for what is put together, got {out}, where {name} was evaluated"
+                f"expected a folder of its own for what is put together, got {out}, which a run has written"
             )
     return {name: evaluation.save(_folder(out, name) / "evaluation.json") for name, evaluation in whole.items()}
 

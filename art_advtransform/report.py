@@ -223,13 +223,22 @@ def draws_told(settings: Mapping[str, Any], what: str = "draws") -> str:
     return f"{settings['nb_draws']} {what}" + ("" if single == settings["nb_draws"] else f" (single attacks: {single})")
 
 
+def parts_told(settings: Mapping[str, Any]) -> str:
+    """Which images were evaluated apart, where some were: " in 2 parts (images 0 to 249, 250 to 374 of the sample)"."""
+    parts = settings.get("parts", [])
+    begins = [part.get("skip", 0) for part in parts]
+    spans = [f"{begin} to {begin + part['nb_images'] - 1}" for begin, part in zip(begins, parts, strict=True)]
+    return f" in {len(parts)} parts (images {', '.join(spans)} of the sample)" if parts else ""
+
+
 def caption(evaluations: Evaluations) -> str:
     """What the numbers of a table are taken over."""
     s = next(iter(evaluations.values())).settings
     confirmed = f" and confirmed on {s['nb_confirmation_draws']}" if "nb_confirmation_draws" in s else ""
     known = [name for name, e in evaluations.items() if e.settings.get("fixed_draw", False)]
+    again = ", the same in every part" if "parts" in s else ""
     fixed = (
-        f"; {', '.join(known)}: one D for every {s.get('chunk_size')} images, and intervals for these D"
+        f"; {', '.join(known)}: one D for every {s.get('chunk_size')} images, and intervals for these D{again}"
         if known
         else ""
     )
@@ -237,7 +246,7 @@ def caption(evaluations: Evaluations) -> str:
     # what they skip, and what they find nothing stronger for, counts as the attacks before left it
     going_on = "; attacks of a stage: what they leave of the strongest before" if any(a.stage for a in found) else ""
     return (
-        f"Accuracy in per cent over {s['nb_images']} images, L-inf budget {s['threat']['eps']:.4g}, mean over "
+        f"Accuracy in per cent over {s['nb_images']} images{parts_told(s)}, L-inf budget {s['threat']['eps']:.4g}, mean over "
         f"{draws_told(s, 'fresh draws of D')}; the worst case is chosen on {s['nb_selection_draws']} others"
         f"{confirmed}; seed {s['seed']}; vote: majority of the draws; any: right in each of "
         f"{min(s['nb_draws'], DRAWS_FOR_ANY)} draws{fixed}{going_on}."

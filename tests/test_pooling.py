@@ -75,24 +75,72 @@ def test_an_attack_without_numbers_on_a_part_has_none(monkeypatch: pytest.Monkey
     one, two = of_parts()
     lost = AttackResult("darker", "white box", "art", "failed: RuntimeError: no gradient")
     found = pooled([one, replace(two, attacks=[lost])])
-    assert found.attacks[0].problem == "failed: RuntimeError: no gradient"
+    assert found.attacks[0].problem == "failed: RuntimeError: no gradient (images 4 to 9)"
     assert found.attacks[0].mean is None
     assert found.missing == ["darker"]
     assert found.worst.mean is not None
+    unneeded = AttackResult("darker", "white box", "art", "not run: there is no g")
+    assert pooled([replace(part, attacks=[unneeded]) for part in (one, two)]).attacks == [unneeded]
+    # one failed where the other was not run: the worst case lacks something
+    assert pooled([replace(one, attacks=[unneeded]), replace(two, attacks=[lost])]).missing == ["darker"]
+
+
+def test_what_is_a_mean_a_sum_or_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_preset(monkeypatch, darker=darker)
+    one, two = of_parts()
+    numbers: dict[str, Any] = {"published": 0.78, "stage": "1 expectation"}
+    first = replace(
+        one.attacks[0], forward=10.0, backward=1.0, seconds=5.0, max_distance=0.1, nb_nan=1, nb_attacked=3,
+        remaining=0.5, **numbers,
+    )  # fmt: skip
+    second = replace(
+        two.attacks[0], forward=20.0, backward=3.0, seconds=7.0, max_distance=0.05, nb_nan=2, nb_attacked=5,
+        remaining=0.25, **numbers,
+    )  # fmt: skip
+    one = changed(replace(one, attacks=[first], chosen=["darker"] * 4), command="a", threads=1)
+    two = changed(replace(two, attacks=[second], chosen=["no attack"] * 6), command="b", threads=2)
+    found = pooled([one, two])
+    line = found.attacks[0]
+    assert (line.name, line.published, line.stage) == ("darker", 0.78, "1 expectation")
+    assert (line.forward, line.backward, line.seconds) == pytest.approx((16.0, 2.2, 12.0))
+    assert (line.max_distance, line.nb_nan, line.nb_attacked) == (0.1, 3, 8)
+    assert line.remaining == pytest.approx(0.35)
+    assert line.per_image == first.per_image + second.per_image
+    assert found.chosen == ["darker"] * 4 + ["no attack"] * 6
+    assert (found.settings["skip"], found.settings["nb_images"], found.settings["command"]) == (0, 10, "a; b")
+    assert "threads" not in found.settings
+    assert [(part["skip"], part["threads"], part["command"]) for part in found.settings["parts"]] == [
+        (0, 1, "a"),
+        (4, 2, "b"),
+    ]
+    hashes = {part.settings["sha256"]["images"] for part in (one, two, found)}
+    assert len(hashes) == 3
+    assert found.settings["sha256"]["f_a"] == one.settings["sha256"]["f_a"]
+    assert pooled([two, one]) == found  # in whatever order
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda e: changed(e, seed=1), "expected parts of one evaluation, got others: seed: 0 and 1"),
+        (
+            lambda e: changed(e, seed=1),
+            "expected parts of one evaluation, got others for images 0 to 3 and 4 to 9: seed: 0 and 1",
+        ),
         (lambda e: changed(e, budget=0.5), "budget: 1.0 and 0.5"),
         (lambda e: changed(e, attack_code="other"), "attack_code"),
         (lambda e: changed(e, chunk_size=5), "chunk_size: 4 and 5"),
         (lambda e: changed(e, sha256={**e.settings["sha256"], "f_a": "other"}), "other f_a"),
         (lambda e: changed(e, attacks={"darker": "other"}), "other attack 'darker'"),
         (lambda e: replace(e, attacks=[]), "other attacks"),
-        (lambda e: changed(e, skip=3), "expected parts that share no images, got 0 to 3, 3 to 8"),
-        (lambda e: changed(e, skip=0), "expected parts that share no images, got 0 to 3, 0 to 5"),
+        (lambda e: changed(e, versions={"torch": "1.0"}), "versions: "),
+        (lambda e: changed(e, device="cuda"), "device: 'cpu' and 'cuda'"),
+        (lambda e: changed(e, transform={"eps": 0.1}), "transform: {"),
+        (lambda e: changed(e, younger=1), "other younger"),
+        (lambda e: changed(e, skip=3), "expected parts that follow each other, got images 0 to 3, 3 to 8"),
+        (lambda e: changed(e, skip=5), "expected parts that follow each other, got images 0 to 3, 5 to 10"),
+        (lambda e: changed(e, parts=[]), "put together already"),
+        (lambda e: replace(e, chosen=[]), "expected numbers of 6 images, got 0: chosen attacks, images 4 to 9"),
+        (lambda e: replace(e, worst=replace(e.worst, per_image=[1.0])), "got 1: per-image worst case, images 4 to 9"),
     ],
 )
 def test_others_are_no_parts(
@@ -100,10 +148,15 @@ def test_others_are_no_parts(
 ) -> None:
     set_preset(monkeypatch, darker=darker)
     one, two = of_parts()
+    three = changed(one, skip=10)
     with pytest.raises(ValueError, match=re.escape(told)):
         pooled([one, change(two)])
     with pytest.raises(ValueError, match="expected at least two parts, got 1"):
         pooled([one])
+    with pytest.raises(ValueError, match="got the same images twice"):
+        pooled([one, two, three])
+    with pytest.raises(ValueError, match="others for images 0 to 3 and 10 to 13: seed: 0 and 1"):
+        pooled([one, two, changed(three, seed=1)])
 
 
 def test_samples_with_skip_are_disjoint_and_in_order() -> None:
@@ -129,11 +182,11 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, whole = (json.loads(Path(f"{name}/undefended/evaluation.json").read_text()) for name in ("c", "whole"))
     assert found["clean"]["per_image"] == whole["clean"]["per_image"]
     assert [part["skip"] for part in found["settings"]["parts"]] == [0, 3]
-    assert "over 7 images" in Path("c/table.md").read_text()
+    assert "over 7 images in 2 parts (images 0 to 2, 3 to 6 of the sample)" in Path("c/table.md").read_text()
     assert Path("c/report.html").is_file()
     for folders, told in (
         (["a", "b"], "a, which is a part"),
-        (["a", "a"], "share no images"),
+        (["a", "a"], "follow each other"),
         (["a"], "at least two parts"),
     ):
         out = "a" if folders == ["a", "b"] else "d"
@@ -143,7 +196,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Path("d").exists()
     before = Path("whole/undefended/evaluation.json").read_bytes()
     result = CliRunner().invoke(cli.app, ["report", "a", "b", "--pool", "--out", "whole"])
-    assert "got whole, where undefended was evaluated" in str(result.exception)
+    assert "got whole, which a run has written" in str(result.exception)
     assert Path("whole/undefended/evaluation.json").read_bytes() == before
 
 
