@@ -120,6 +120,14 @@ def test_single_attacks_may_have_fewer_draws() -> None:
     assert told.endswith("; known D: one D for every 50 images, and intervals for these D.")
 
 
+def test_parts_are_told() -> None:
+    parts = [{"nb_images": 250}, {"skip": 250, "nb_images": 125}]
+    made = with_settings(nb_images=375, fixed_draw=True, chunk_size=50, parts=parts)
+    told = markdown({"known D": made["plain"]}).splitlines()[-1]
+    assert "over 375 images in 2 parts (images 0 to 249, 250 to 374 of the sample), L-inf" in told
+    assert told.endswith("; known D: one D for every 50 images, and intervals for these D, the same in every part.")
+
+
 def test_nan_is_told() -> None:
     made = by_hand()
     made["plain"] = replace(made["plain"], attacks=[replace(made["plain"].attacks[0], nb_nan=3)])
