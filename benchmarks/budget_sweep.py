@@ -15,6 +15,8 @@ from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.config import ThreatModel
 from art_advtransform.evaluate_nets import ADVERSARIAL, BARE, DEFENDED, UNDEFENDED, evaluate_nets
 from art_advtransform.figures import curve_figure
+from art_advtransform.records import AttackResult
+from benchmarks.columns import with_interval
 from benchmarks.harness import RESULTS, print_table, progress, write_csv
 from benchmarks.subject import Subject, options
 
@@ -30,6 +32,7 @@ def main() -> None:
     subject = Subject.load(arguments)
     out = Path(f"runs/budget_sweep-{arguments.dataset}") if arguments.out is None else arguments.out
     models = [name for name in (UNDEFENDED, ADVERSARIAL, BARE, DEFENDED) if name in subject.nets.models()]
+    about = {"images": len(subject.x), "draws": arguments.draws, "seed": arguments.seed}
     rows: list[dict[str, Any]] = []
     for share in SHARES:
         threat = ThreatModel(subject.threat.eps * share, clip_values=subject.threat.clip_values)
@@ -43,32 +46,23 @@ def main() -> None:
             seed=arguments.seed,
             nb_draws=arguments.draws,
         )
-        for model, evaluation in found.items():
-            assert evaluation.worst.mean is not None
-            assert evaluation.clean.mean is not None
-            rows.append(
-                {
-                    "model": model,
-                    "eps": threat.eps,
-                    "accuracy": 100 * evaluation.worst.mean.value,
-                    "low": 100 * evaluation.worst.mean.low,
-                    "high": 100 * evaluation.worst.mean.high,
-                    "clean": 100 * evaluation.clean.mean.value,
-                    "images": len(subject.x),
-                    "draws": arguments.draws,
-                    "seed": arguments.seed,
-                }
-            )
-            progress(f"eps {threat.eps:.4g}, {model}: {rows[-1]['accuracy']:.1f} %")
+        if not rows:
+            rows.append({"eps": 0.0, **_left({name: e.clean for name, e in found.items()}), **about})
+        rows.append({"eps": threat.eps, **_left({name: e.worst for name, e in found.items()}), **about})
+        progress(f"eps {threat.eps:.4g}: " + ", ".join(f"{name} {rows[-1][_column(name)]:.1f} %" for name in models))
     print_table(rows)
     print(f"written to {write_csv(f'budget_sweep-{arguments.dataset}', rows)}")
-    curves = {
-        model: [(0.0, row["clean"]) for row in rows if row["model"] == model][:1]
-        + [(row["eps"], row["accuracy"]) for row in rows if row["model"] == model]
-        for model in models
-    }
+    curves = {name: [(row["eps"], row[_column(name)]) for row in rows] for name in models}
     path = RESULTS / f"budget_sweep-{arguments.dataset}.png"
     print(f"written to {curve_figure(curves, 'accuracy against budget', path)}")
+
+
+def _left(results: dict[str, AttackResult]) -> dict[str, float]:
+    return {key: value for name, found in results.items() for key, value in with_interval(_column(name), found).items()}
+
+
+def _column(model: str) -> str:
+    return model.replace(" ", "_")
 
 
 if __name__ == "__main__":
