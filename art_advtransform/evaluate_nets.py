@@ -249,7 +249,7 @@ def pool_evaluations(*folders: Path, out: Path) -> dict[str, Evaluation]:
     Raises:
         FileNotFoundError: if a folder has none.
         ValueError: if there are fewer than two; if ``out`` is one of them, or another run's folder; if they are not of the same
-            models and settings, or share images. Nothing is written then.
+            models and settings, or their images don't follow each other. Nothing is written then.
     """
     if len(folders) < 2:
         raise ValueError(f"expected at least two parts, got {len(folders)}")
@@ -262,11 +262,8 @@ def pool_evaluations(*folders: Path, out: Path) -> dict[str, Evaluation]:
                 f"expected parts of the same models, got {', '.join(part)} in {folder} and {', '.join(parts[0])}"
             )
     whole = {name: pooled([part[name] for part in parts]) for name in parts[0]}
-    for name in whole:
-        if (_folder(out, name) / MANIFEST).exists() or (out / EXAMPLES).exists():
-            raise ValueError(
-                f"expected a folder of its own for what is put together, got {out}, which a run has written"
-            )
+    if any(path.exists() for path in (out / EXAMPLES, *(_folder(out, name) / MANIFEST for name in whole))):
+        raise ValueError(f"expected a folder of its own for what is put together, got {out}, which a run has written")
     return {name: evaluation.save(_folder(out, name) / "evaluation.json") for name, evaluation in whole.items()}
 
 
