@@ -15,8 +15,8 @@ from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.config import ThreatModel
 from art_advtransform.evaluate_nets import ADVERSARIAL, BARE, DEFENDED, UNDEFENDED, evaluate_nets
 from art_advtransform.figures import curve_figure
-from art_advtransform.records import AttackResult
-from benchmarks.columns import with_interval
+from art_advtransform.records import Evaluation
+from benchmarks.columns import column, of_models
 from benchmarks.harness import RESULTS, print_table, progress, write_csv
 from benchmarks.subject import Subject, options
 
@@ -33,36 +33,38 @@ def main() -> None:
     out = Path(f"runs/budget_sweep-{arguments.dataset}") if arguments.out is None else arguments.out
     models = [name for name in (UNDEFENDED, ADVERSARIAL, BARE, DEFENDED) if name in subject.nets.models()]
     about = {"images": len(subject.x), "draws": arguments.draws, "seed": arguments.seed}
-    rows: list[dict[str, Any]] = []
+    found: dict[float, dict[str, Evaluation]] = {}
     for share in SHARES:
-        threat = ThreatModel(subject.threat.eps * share, clip_values=subject.threat.clip_values)
-        found = evaluate_nets(
+        eps = subject.threat.eps * share
+        found[eps] = evaluate_nets(
             subject.nets,
             subject.data,
-            threat,
+            ThreatModel(eps, clip_values=subject.threat.clip_values),
             out / f"{share:g}",
             preset=[momentum_pgd(100), expectation_pgd(50, 4, momenta=(0.0, 0.9))],
             models=models,
             seed=arguments.seed,
             nb_draws=arguments.draws,
         )
-        if not rows:
-            rows.append({"eps": 0.0, **_left({name: e.clean for name, e in found.items()}), **about})
-        rows.append({"eps": threat.eps, **_left({name: e.worst for name, e in found.items()}), **about})
-        progress(f"eps {threat.eps:.4g}: " + ", ".join(f"{name} {rows[-1][_column(name)]:.1f} %" for name in models))
+        left = {name: evaluation.worst.mean for name, evaluation in found[eps].items()}
+        progress(
+            f"eps {eps:.4g}: " + ", ".join(f"{name} {100 * mean.value:.1f} %" for name, mean in left.items() if mean)
+        )
+    rows = [{**row, **about} for row in by_budget(found)]
     print_table(rows)
     print(f"written to {write_csv(f'budget_sweep-{arguments.dataset}', rows)}")
-    curves = {name: [(row["eps"], row[_column(name)]) for row in rows] for name in models}
+    curves = {name: [(row["eps"], row[column(name)]) for row in rows] for name in models}
     path = RESULTS / f"budget_sweep-{arguments.dataset}.png"
     print(f"written to {curve_figure(curves, 'accuracy against budget', path)}")
 
 
-def _left(results: dict[str, AttackResult]) -> dict[str, float]:
-    return {key: value for name, found in results.items() for key, value in with_interval(_column(name), found).items()}
-
-
-def _column(model: str) -> str:
-    return model.replace(" ", "_")
+def by_budget(found: dict[float, dict[str, Evaluation]]) -> list[dict[str, Any]]:
+    """A row without an attack, and one of the worst case within every eps, the nets side by side."""
+    clean = {name: evaluation.clean for name, evaluation in next(iter(found.values())).items()}
+    rows = [{"eps": 0.0, **of_models(clean)}]
+    for eps, evaluations in found.items():
+        rows.append({"eps": eps, **of_models({name: evaluation.worst for name, evaluation in evaluations.items()})})
+    return rows
 
 
 if __name__ == "__main__":

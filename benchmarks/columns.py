@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from art_advtransform.recipes import Net
@@ -44,6 +45,21 @@ def with_interval(name: str, found: AttackResult) -> dict[str, float]:
     assert found.mean is not None, found.problem
     mean = found.mean
     return {name: 100 * mean.value, f"{name}_low": 100 * mean.low, f"{name}_high": 100 * mean.high}
+
+
+def of_models(results: Mapping[str, AttackResult | None]) -> dict[str, Any]:
+    """Every model's accuracy with its interval, in columns named after it; "-" where nothing was measured."""
+    columns: dict[str, Any] = {}
+    for model, found in results.items():
+        name = column(model)
+        unknown = {name: "-", f"{name}_low": "-", f"{name}_high": "-"}
+        columns |= unknown if found is None or found.mean is None else with_interval(name, found)
+    return columns
+
+
+def column(model: str) -> str:
+    """Of that model's accuracy."""
+    return model.replace(" ", "_")
 
 
 def per_cent(evaluation: Evaluation, attack: int | None = None) -> float:

@@ -14,9 +14,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from art_advtransform.counting import Interval
 from art_advtransform.evaluate_nets import DEFENDED, load_evaluations
 from art_advtransform.records import AttackResult, Evaluation
+from benchmarks.columns import of_models
 from benchmarks.harness import RESULTS, print_table, write_csv
 
 Stages = dict[str, list[AttackResult]]
@@ -45,13 +45,13 @@ def rows(evaluations: dict[str, Evaluation]) -> list[dict[str, Any]]:
     staged = {model: _stages(evaluation) for model, evaluation in evaluations.items()}
     settings = evaluations[DEFENDED].settings
     told = {"images": settings["nb_images"], "draws": settings["nb_draws"], "seed": settings["seed"]}
-    lines = [{"stage": "no attack", **_cost([]), **_left({m: e.clean for m, e in evaluations.items()}), **told}]
+    lines = [{"stage": "no attack", **_cost([]), **of_models({m: e.clean for m, e in evaluations.items()}), **told}]
     for stage, attacks in staged[DEFENDED].items():
         # each attack goes on from what there is: the last one's line tells what all of them left
         last = {model: stages[stage][-1] if stage in stages else None for model, stages in staged.items()}
-        lines.append({"stage": stage, **_cost(attacks), **_left(last), **told})
+        lines.append({"stage": stage, **_cost(attacks), **of_models(last), **told})
     spent = [attack for attacks in staged[DEFENDED].values() for attack in attacks]
-    worst = _left({m: e.worst for m, e in evaluations.items()})
+    worst = of_models({m: e.worst for m, e in evaluations.items()})
     return [*lines, {"stage": "per-image worst case", **_cost(spent), **worst, **told}]
 
 
@@ -69,21 +69,6 @@ def _cost(attacks: list[AttackResult]) -> dict[str, Any]:
         "differentiated": sum(attack.backward for attack in attacks),
         "process_minutes": sum(attack.seconds for attack in attacks) / 60,
     }
-
-
-def _left(results: dict[str, AttackResult | None]) -> dict[str, Any]:
-    """Accuracy in per cent with its interval, of every model."""
-    found: dict[str, Any] = {}
-    for model, result in results.items():
-        name = model.replace(" ", "_")
-        interval = None if result is None else result.mean
-        found |= {name: _percent(interval, "value")}
-        found |= {f"{name}_{end}": _percent(interval, end) for end in ("low", "high")}
-    return found
-
-
-def _percent(interval: Interval | None, end: str) -> Any:
-    return "-" if interval is None else 100 * getattr(interval, end)
 
 
 if __name__ == "__main__":
