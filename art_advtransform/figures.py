@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 _BESIDE = (3, 4)
 # Pixels that the number of a stage takes, with what parts it from the next.
 _WIDTH = 15
+# So many lines leave room for a legend among them.
+_MOST_LINES = 5
+# So many numbers stand side by side below the axis.
+_MOST_TICKS = 8
 
 
 def accuracy_figure(evaluations: Mapping[str, Evaluation], path: str | os.PathLike[str]) -> Path:
@@ -121,7 +125,8 @@ def curve_figure(
     Raises:
         ModuleNotFoundError: without matplotlib.
     """
-    figure = _new_figure(4.5, 2.8)
+    beside = len(curves) + len(marks or {}) > _MOST_LINES  # the legend would hide the lines
+    figure = _new_figure(6.5 if beside else 4.5, 2.8)
     axes = figure.subplots()
     for name, points in curves.items():
         known = [[float("nan") if value is None else value for value in point] for point in points]
@@ -133,7 +138,13 @@ def curve_figure(
     axes.grid(alpha=0.3)
     if logarithmic:
         axes.set_xscale("log")
-    if len(curves) > 1 or marks:
+        met = sorted({point[0] for points in curves.values() for point in points if point[0]})
+        if len(met) <= _MOST_TICKS:
+            axes.set_xticks(met, [f"{value:.3g}" for value in met])
+            axes.minorticks_off()
+    if beside:
+        figure.legend(fontsize=7, loc="outside right upper")
+    elif len(curves) > 1 or marks:
         axes.legend(fontsize=7)
     return _save(figure, path)
 

@@ -59,3 +59,17 @@ def test_marks_stand_beside_curves_and_are_named(drawn: list[Figure], tmp_path: 
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["ours", "the paper's"]
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("accuracy", "eps")
+
+
+def test_many_curves_have_their_legend_beside_and_their_own_ticks(drawn: list[Figure], tmp_path: Path) -> None:
+    curves: dict[str, list[tuple[float, float | None]]] = {
+        f"rule {k}": [(1, k), (4, None), (64, 2 * k)] for k in range(6)
+    }
+    pixels(curve_figure(curves, "gain against draws", tmp_path / "curve.png", logarithmic=True))
+    (axes,) = drawn[0].axes
+    assert axes.get_legend() is None
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == list(curves)
+    assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "4", "64"]
+    assert axes.get_xscale() == "log"
