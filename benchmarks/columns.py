@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
+from art_advtransform.counting import interval
 from art_advtransform.recipes import Net
 from art_advtransform.records import AttackResult, Evaluation
 
@@ -60,6 +63,14 @@ def of_models(results: Mapping[str, AttackResult | None]) -> dict[str, Any]:
 def column(model: str) -> str:
     """Of that model's accuracy."""
     return model.replace(" ", "_")
+
+
+def beside(name: str, found: AttackResult, other: AttackResult, seed: int) -> dict[str, Any]:
+    """How many points more is left than by ``other``, with the 95 % interval over the same images; "-" where there is none."""
+    if not found.per_image or not other.per_image:
+        return {name: "-", f"{name}_low": "-", f"{name}_high": "-"}
+    more = interval(torch.tensor(found.per_image).double() - torch.tensor(other.per_image).double(), seed)
+    return {name: 100 * more.value, f"{name}_low": 100 * more.low, f"{name}_high": 100 * more.high}
 
 
 def per_cent(evaluation: Evaluation, attack: int | None = None) -> float:

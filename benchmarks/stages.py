@@ -3,8 +3,9 @@
     python -m benchmarks.stages [--dataset cifar10] [--images 50] [--cost 2000]
 
 In the preset each attack meets what the ones before left, so that the first takes all the credit. Here each starts from the
-image (or at random), on all images, its steps scaled to --cost evaluations an image; what costs nothing stays as it is. Resumes
-from --out.
+image (or at random), on all images, its steps as many as --cost evaluations an image pay for, or its least number where that costs
+more; what costs nothing stays as it is. `more_than_bpda` is the difference from momentum PGD along BPDA-I on the same images. An
+evaluation that is differentiated through all steps of g takes several times as long: `seconds` says so. Resumes from --out.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from art_advtransform.attacks.base import Attack
 from art_advtransform.attacks.strong import strong
 from art_advtransform.evaluate_nets import DEFENDED
 from art_advtransform.evaluation import evaluate
+from benchmarks.columns import beside, of_models
 from benchmarks.harness import print_table, progress, write_csv
 from benchmarks.subject import Subject, options
+
+_EXACT = 1e-3  # of the budget's exponent
 
 
 def main() -> None:
@@ -42,6 +46,7 @@ def main() -> None:
         progress=lambda name, done, total: progress(f"{done}/{total} {name}"),
     )
     assert result.clean.mean is not None
+    (plain,) = (found for found in result.attacks if found.name.startswith("BPDA-I: momentum PGD"))
     rows: list[dict[str, Any]] = []
     for found in result.attacks:
         rows.append(
@@ -49,7 +54,8 @@ def main() -> None:
                 "stage": found.stage,
                 "attack": found.name,
                 "problem": found.problem,
-                "accuracy": "-" if found.mean is None else 100 * found.mean.value,
+                **of_models({"accuracy": found}),
+                **beside("more_than_bpda", found, plain, arguments.seed),
                 "clean": 100 * result.clean.mean.value,
                 "evaluations": found.forward,
                 "differentiated": found.backward,
@@ -64,11 +70,19 @@ def main() -> None:
 
 
 def scaled(index: int, cost: int) -> Attack:
-    """Attack number ``index`` of the preset, alone, with steps that cost about ``cost``; it can't cost less than one step."""
-    # what an attack spends on looking at its iterates does not shrink with its steps
-    least, full = strong(1e-9)[index].cost, strong()[index].cost
-    budget = max((cost - least) / (full - least), 1e-9) if full > least else 1.0
-    return replace(strong(budget)[index], continues=False)
+    """Attack number ``index`` of the preset, alone, with the most steps that cost no more than ``cost``, or with its least."""
+
+    def alone(exponent: float) -> Attack:
+        return replace(strong(10**exponent)[index], continues=False)
+
+    # cost rises with the budget, but by no formula: what looks at its iterates costs by itself, pairs and steps multiply
+    low, high = -9.0, 3.0
+    if alone(high).cost <= cost:  # costs nothing, however many
+        return alone(0)
+    while high - low > _EXACT:
+        middle = (low + high) / 2
+        low, high = (low, middle) if alone(middle).cost > cost else (middle, high)
+    return alone(low)
 
 
 if __name__ == "__main__":
