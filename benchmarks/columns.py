@@ -43,21 +43,21 @@ def called(method: str, card: dict[str, Any]) -> str:
     return method if net.threat is None else f"{method}, PGD-{net.attack_steps}"
 
 
-def with_interval(name: str, found: AttackResult) -> dict[str, float]:
-    """Mean accuracy in per cent and its 95 % interval, as three columns."""
-    assert found.mean is not None, found.problem
-    mean = found.mean
+def with_interval(name: str, found: AttackResult | None) -> dict[str, Any]:
+    """Mean accuracy in per cent and its 95 % interval, as three columns; "-" where nothing was measured: one failed attack is no
+    reason to lose a table.
+    """
+    mean = None if found is None else found.mean
+    if mean is None:
+        return {name: "-", f"{name}_low": "-", f"{name}_high": "-"}
     return {name: 100 * mean.value, f"{name}_low": 100 * mean.low, f"{name}_high": 100 * mean.high}
 
 
 def of_models(results: Mapping[str, AttackResult | None]) -> dict[str, Any]:
-    """Every model's accuracy with its interval, in columns named after it; "-" where nothing was measured."""
-    columns: dict[str, Any] = {}
-    for model, found in results.items():
-        name = column(model)
-        unknown = {name: "-", f"{name}_low": "-", f"{name}_high": "-"}
-        columns |= unknown if found is None or found.mean is None else with_interval(name, found)
-    return columns
+    """Every model's accuracy with its interval, in columns named after it."""
+    return {
+        key: value for model, found in results.items() for key, value in with_interval(column(model), found).items()
+    }
 
 
 def column(model: str) -> str:
@@ -73,11 +73,15 @@ def beside(name: str, found: AttackResult, other: AttackResult, seed: int) -> di
     return {name: 100 * more.value, f"{name}_low": 100 * more.low, f"{name}_high": 100 * more.high}
 
 
-def per_cent(evaluation: Evaluation, attack: int | None = None) -> float:
-    """Mean accuracy without an attack, or under the one of that number."""
+def per_cent(evaluation: Evaluation, attack: int | None = None) -> Any:
+    """Mean accuracy without an attack, or under the one of that number; "-" where that failed."""
     result = evaluation.clean if attack is None else evaluation.attacks[attack]
-    assert result.mean is not None, result.problem
-    return 100 * result.mean.value
+    return "-" if result.mean is None else 100 * result.mean.value
+
+
+def known(value: Any) -> float | None:
+    """What a figure draws: nothing where a column has "-"."""
+    return float(value) if isinstance(value, int | float) else None
 
 
 def worst(evaluation: Evaluation) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from art_advtransform.figures import curve_figure
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.randomness import keyed_generator
 from art_advtransform.transform import random_start
-from benchmarks.harness import RESULTS
 from benchmarks.workshop import Workshop
 
 STEPS = tuple(10.0**k for k in range(-8, 0))
@@ -46,7 +45,7 @@ def main() -> None:
         )
     shop.write("figure3", rows)
     curves = {name: [(row["h"], row[name]) for row in rows] for name in ("mean", "median", "max")}
-    path = RESULTS / f"figure3-{shop.name}.png"
+    path = shop.picture("figure3")
     print(f"written to {curve_figure(curves, 'finite difference of g - x against h', path, logarithmic=True)}")
 
 

@@ -24,8 +24,7 @@ from art_advtransform.layer import LLPGDTransform
 from art_advtransform.records import Evaluation
 from art_advtransform.store import read_attacked
 from art_advtransform.unrolled import Softsign, Tanh
-from benchmarks.columns import NOT_MEASURED, per_cent, with_interval
-from benchmarks.harness import RESULTS
+from benchmarks.columns import NOT_MEASURED, known, per_cent, with_interval
 from benchmarks.workshop import Workshop
 
 STEPS = (1, 3, 5, 7, 10, 13)
@@ -71,10 +70,10 @@ def main() -> None:
     shop.write("figure5", rows)
     shop.write("table5", table5(shop, nets, evaluations))
     curves = {
-        name: [(row["N"], row[name]) for row in rows]
+        name: [(row["N"], known(row[name])) for row in rows]
         for name in ("standard", "softsign", "tanh", "bpda_identity", "momentum_pgd")
     }
-    print(f"written to {curve_figure(curves, 'accuracy against N', RESULTS / f'figure5-{shop.name}.png')}")
+    print(f"written to {curve_figure(curves, 'accuracy against N', shop.picture('figure5'))}")
 
 
 def attacks(shop: Workshop) -> list[Attack]:
@@ -112,7 +111,7 @@ def table5(shop: Workshop, nets: dict[str, nn.Module], evaluations: dict[int, Ev
 
 def transferred(shop: Workshop, source: int, defence: DefendedModel, chunk_size: int) -> float:
     """Accuracy of ``defence`` on the soft-sign examples made for ``source`` steps, in per cent."""
-    name, folder = attacks(shop)[0].name, shop.home / f"figure5-{source}"
+    name, folder = attacks(shop)[0].name, shop.home / shop.named(f"figure5-{source}")
     attacked = torch.stack([read_attacked(folder, name, chunk_size, i) for i in range(len(shop.attacked))])
     found = predictions(defence, attacked.to(shop.device), shop.scale.draws, shop.seed, SCORING)
     return 100 * float((found == shop.attacked.y[:, None]).double().mean())

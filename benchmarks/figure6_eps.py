@@ -13,8 +13,7 @@ from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.attacks.art_attacks import bpda_identity, white_box_transfer
 from art_advtransform.config import TransformConfig
 from art_advtransform.figures import curve_figure
-from benchmarks.columns import per_cent, with_interval
-from benchmarks.harness import RESULTS
+from benchmarks.columns import known, per_cent, with_interval
 from benchmarks.workshop import Workshop
 
 EPS = (0.05, 0.1, 0.2, 0.3)
@@ -50,17 +49,17 @@ def main() -> None:
         )
     shop.write("figure6", rows)
     shown = ("standard", f"bpda_identity_{draws[-1]}", "white_box_transfer", "momentum_pgd")
-    curves = {name: [(row["eps_of_g"], row[name]) for row in rows] for name in shown}
+    curves = {name: [(row["eps_of_g"], known(row[name])) for row in rows] for name in shown}
     marks = {
         "the paper's, standard and BPDA-I": [
             (TransformConfig().eps, PAPER_STANDARD),
             (TransformConfig().eps, PAPER_BPDA),
         ]
     }
-    path = RESULTS / f"figure6-{shop.name}.png"
+    path = shop.picture("figure6")
     print(f"written to {curve_figure(curves, 'accuracy against eps of g', path, marks=marks)}")
-    curves = {f"eps {row['eps_of_g']}": [(n, row[f"bpda_identity_{n}"]) for n in draws] for row in rows}
-    path = RESULTS / f"figure7-{shop.name}.png"
+    curves = {f"eps {row['eps_of_g']}": [(n, known(row[f"bpda_identity_{n}"])) for n in draws] for row in rows}
+    path = shop.picture("figure7")
     print(f"written to {curve_figure(curves, 'accuracy under BPDA-I against EOT draws', path)}")
 
 

@@ -28,7 +28,6 @@ from art_advtransform.recipes import preset_nets
 from art_advtransform.store import write_json
 from art_advtransform.training import fit
 from benchmarks.columns import per_cent
-from benchmarks.harness import RESULTS
 from benchmarks.workshop import Workshop
 
 # training images, at most all of them
@@ -63,7 +62,7 @@ def main() -> None:
         for n in NB_IMAGES[shop.name]
         for error in ("train_error", "test_error")
     }
-    path = RESULTS / f"figure8-{shop.name}.png"
+    path = shop.picture("figure8")
     print(f"written to {curve_figure(curves, 'distance of h to g (RMS) against epochs', path)}")
 
 

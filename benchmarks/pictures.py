@@ -8,6 +8,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.columns import known
+
 
 def table_figure(rows: Sequence[dict[str, Any]], by: str, columns: Sequence[str], path: Path) -> Path:
     """A group of bars for each row that has numbers.
@@ -19,22 +21,22 @@ def table_figure(rows: Sequence[dict[str, Any]], by: str, columns: Sequence[str]
         columns: what is drawn.
         path: where to.
     """
-    shown = [row for row in rows if any(_number(row, column) is not None for column in columns)]
+    shown = [row for row in rows if any(known(row.get(column)) is not None for column in columns)]
     figure = Figure(figsize=(8, 1.4 + 0.22 * len(shown) * len(columns)), layout="constrained")
     axes = figure.subplots()
     thickness = 0.8 / len(columns)
     for k, column in enumerate(columns):
         for i, row in enumerate(shown):
             height = i + (k - (len(columns) - 1) / 2) * thickness
-            ours, paper = _number(row, column), _number(row, f"paper_{column}")
+            ours, paper = known(row.get(column)), known(row.get(f"paper_{column}"))
             if ours is not None:
-                low, high = (_number(row, f"{column}_{end}") for end in ("low", "high"))
+                low, high = (known(row.get(f"{column}_{end}")) for end in ("low", "high"))
                 error = None if low is None or high is None else [[ours - low], [high - ours]]
                 axes.barh(height, ours, thickness, xerr=error, color=f"C{k}", capsize=2)
             if paper is not None:
                 axes.plot(paper, height, "kD", markersize=4)
         axes.barh(0, 0, color=f"C{k}", label=column.replace("_", " "))
-    if any(_number(row, f"paper_{column}") is not None for row in shown for column in columns):
+    if any(known(row.get(f"paper_{column}")) is not None for row in shown for column in columns):
         axes.plot([], [], "kD", markersize=4, label="the paper's, on its own data set and nets")
     axes.set_yticks(range(len(shown)), [str(row[by]) for row in shown])
     axes.invert_yaxis()
@@ -47,8 +49,3 @@ def table_figure(rows: Sequence[dict[str, Any]], by: str, columns: Sequence[str]
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path
-
-
-def _number(row: dict[str, Any], column: str) -> float | None:
-    value = row.get(column)
-    return float(value) if isinstance(value, int | float) else None

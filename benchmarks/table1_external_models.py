@@ -21,7 +21,6 @@ from art_advtransform.layer import LLPGDTransform
 from art_advtransform.recipes import Net
 from art_advtransform.transform import loss_gradient
 from benchmarks.columns import trained, with_interval
-from benchmarks.harness import RESULTS
 from benchmarks.workshop import Workshop
 
 EPOCHS = (0, 1, 2, 5, 10, 15, 20)
@@ -109,7 +108,7 @@ def draw(shop: Workshop, f_bs: dict[str, nn.Module], shown: dict[str, Tensor]) -
     x = shop.attacked.x[:NB_SHOWN]
     columns = {"x": x, **{f"{kind} epochs": normalised(shown[kind]) for kind in map(str, EPOCHS)}}
     columns["adversarial"] = normalised(shown[ADVERSARIAL])
-    path = grid_figure(columns, RESULTS / f"figure4-{shop.name}.png")
+    path = grid_figure(columns, shop.picture("figure4"))
     print(f"written to {path}")
     columns = {"x": x}
     for kind in (str(EPOCHS[-1]), ADVERSARIAL):
@@ -117,7 +116,7 @@ def draw(shop: Workshop, f_bs: dict[str, nn.Module], shown: dict[str, Tensor]) -
         # of the true label's loss (Tsipras et al.): that of the least likely class is what g itself follows
         gradient = loss_gradient(f_b, x, shop.attacked.y[:NB_SHOWN])
         columns |= {f"{kind}: E[g(x)] - x": normalised(shown[kind]), f"{kind}: loss gradient": normalised(gradient)}
-    print(f"written to {grid_figure(columns, RESULTS / f'figure10-{shop.name}.png')}")
+    print(f"written to {grid_figure(columns, shop.picture('figure10'))}")
 
 
 if __name__ == "__main__":

@@ -234,8 +234,11 @@ class Workshop:
 
     def draw(self, question: str, rows: Sequence[dict[str, Any]], by: str, columns: Sequence[str]) -> None:
         """:func:`~benchmarks.pictures.table_figure` of what was written."""
-        path = RESULTS / f"{self.named(f'{question}-{self.name}')}.png"
-        print(f"written to {table_figure(rows, by, columns, path)}")
+        print(f"written to {table_figure(rows, by, columns, self.picture(question))}")
+
+    def picture(self, question: str) -> Path:
+        """Where it goes."""
+        return RESULTS / f"{self.named(f'{question}-{self.name}')}.png"
 
 
 def _told(name: str, what: str, done: int, total: int) -> None:

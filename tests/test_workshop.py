@@ -11,10 +11,12 @@ import pytest
 from art_advtransform.attacks.identity import network_identity
 from art_advtransform.pretrained import read_card
 from art_advtransform.recipes import Net
+from art_advtransform.records import AttackResult
 from benchmarks import paper
-from benchmarks.columns import called, trained
+from benchmarks.columns import called, known, per_cent, trained, with_interval
 from benchmarks.scales import SCALES
 from benchmarks.workshop import Workshop
+from tests.evaluations import by_hand
 
 
 def test_nets_that_ship_replace_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,3 +112,16 @@ def test_the_columns_tell_what_a_net_was_made_of() -> None:
     assert trained(read_card("digits/undefended"))["redraw_every"] == "-"
     assert called("TRADES", f_b) == "TRADES, PGD-1"
     assert called("none", read_card("digits/undefended")) == "none"
+
+
+def test_an_attack_that_failed_leaves_a_dash_and_a_gap() -> None:
+    made = by_hand()["plain"]
+    failed = replace(made, attacks=[AttackResult("A", "white box", "art", "failed: no")])
+    assert with_interval("worst", failed.attacks[0]) == {"worst": "-", "worst_low": "-", "worst_high": "-"}
+    assert (per_cent(failed, 0), known(per_cent(failed, 0))) == ("-", None)
+    assert known(per_cent(failed)) == pytest.approx(80)
+
+
+def test_pictures_of_two_seeds_stand_side_by_side() -> None:
+    shops = [Workshop("digits", SCALES["digits"], None, seed, "cpu") for seed in (0, 1)]
+    assert [shop.picture("figure5").name for shop in shops] == ["figure5-digits.png", "figure5-digits-seed1.png"]
