@@ -18,6 +18,7 @@ from art_advtransform.pretrained import load_pretrained
 from art_advtransform.randomness import global_seed
 from art_advtransform.recipes import THREATS
 from benchmarks.other_defences import ArtPreprocessed, StochasticActivationPruning, Thermometer
+from benchmarks.table3_white_box import PREPROCESSORS
 from tests.problems import images, seeded
 
 
@@ -70,6 +71,16 @@ def test_the_gradient_passes_as_art_estimates_it(channels_last: bool) -> None:
     (ArtPreprocessed(nn.Identity(), jpeg, channels_last=channels_last)(x) * weights).sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad, weights)
+
+
+@pytest.mark.parametrize("name", PREPROCESSORS)
+def test_no_defence_of_the_table_hands_images_on_as_they_are(name: str) -> None:
+    make, channels, _ = PREPROCESSORS[name]
+    x = load_dataset("digits").sample(10).x
+    with global_seed(0):
+        seen = make(nn.Identity(), THREATS["digits"]).defended(x)
+    assert seen.shape == (10, channels, 8, 8)
+    assert float((seen - x).abs().mean((1, 2, 3)).min()) > 0.01
 
 
 def test_another_quality_is_another_net() -> None:
