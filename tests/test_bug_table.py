@@ -36,7 +36,9 @@ def test_every_attack_is_compared_with_the_mended_one_image_by_image() -> None:
     mended = line(released_bpda(list(FAULTS)).name, 0.2, 0.4, 0.1)
     coded = line(released_bpda().name, 0.5, 0.7, 0.4)  # on every image 30 points more
     made = by_hand()["plain"]
-    evaluation = replace(made, clean=line("no attack", 1.0, 0.9, 0.8), attacks=[coded, mended], worst=replace(mended, name="worst"))
+    evaluation = replace(
+        made, clean=line("no attack", 1.0, 0.9, 0.8), attacks=[coded, mended], worst=replace(mended, name="worst")
+    )
     rows = by_attack({"least_likely": evaluation, "most_likely": evaluation})
     assert [row["attack"] for row in rows] == ["no attack", "released BPDA as coded", "all mended", "worst"]
     for objective in ("least_likely", "most_likely"):
