@@ -61,11 +61,11 @@ def save_report(evaluations: Mapping[str, Evaluation], title: str, folder: Path)
 
 
 def _is_of(diagnosis: dict[str, Any], evaluations: Mapping[str, Evaluation]) -> bool:
-    """Whether one of the models is the one that was checked, at the evaluation's budget, and what it found if that was checked."""
+    """Whether a model is the one that was checked, at the evaluation's budget, and the evaluation (or a part of it) the one looked at."""
     checked = diagnosis["settings"]
     return any(
         checked.get("eps") == e.settings["threat"]["eps"]
-        and checked.get("evaluation") in (None, e.identity)
+        and checked.get("evaluation") in (None, *e.identities)
         and all(e.settings["sha256"].get(net) == sha for net, sha in checked.get("sha256", {"": "unknown"}).items())
         for e in evaluations.values()
     )

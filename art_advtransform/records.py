@@ -102,8 +102,12 @@ class Evaluation:
     @property
     def identity(self) -> str:
         """sha256 of what its worst case hangs on: model, images, draws, attacks and their code."""
-        keys = ("fingerprint", "preset", "budget", "attack_code", "attacks")
-        return fingerprint({key: self.settings.get(key) for key in keys})
+        return _identity(self.settings)
+
+    @property
+    def identities(self) -> list[str]:
+        """Its own, and those of the parts that it was put together of: a check of a part's images is one of its own."""
+        return [self.identity, *(_identity({**self.settings, **part}) for part in self.settings.get("parts", []))]
 
     def save(self, path: str | os.PathLike[str], *, write: bool = True) -> Evaluation:
         """The same evaluation with its ``path``; the JSON record is written there, whole or not at all, if ``write``."""
@@ -127,6 +131,11 @@ class Evaluation:
             return cls(raw["settings"], _result(raw["clean"]), attacks, _result(raw["worst"]), raw["chosen"], path)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"damaged record {path}: {error}") from error
+
+
+def _identity(settings: dict[str, Any]) -> str:
+    keys = ("fingerprint", "preset", "budget", "attack_code", "attacks")
+    return fingerprint({key: settings.get(key) for key in keys})
 
 
 def _result(raw: dict[str, Any]) -> AttackResult:

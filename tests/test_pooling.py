@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 from art_advtransform import cli
 from art_advtransform.datasets import load_dataset
 from art_advtransform.defended import DefendedModel
+from art_advtransform.diagnosis import DIAGNOSIS
 from art_advtransform.evaluate_nets import pool_evaluations
+from art_advtransform.page import save_report
 from art_advtransform.pooling import pooled
 from art_advtransform.records import AttackResult, Evaluation
 from tests.commands import run as command
@@ -208,3 +210,15 @@ def test_parts_of_other_models_are_refused(tmp_path: Path, monkeypatch: pytest.M
     path.write_text(path.read_text().replace('"model": "undefended"', '"model": "adversarial"'))
     with pytest.raises(ValueError, match="expected parts of the same models, got adversarial in b and undefended"):
         pool_evaluations(Path("a"), Path("b"), out=Path("c"))
+
+
+def test_a_check_of_a_part_is_one_of_the_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    set_preset(monkeypatch, darker=darker)
+    parts = of_parts()
+    whole = pooled(parts)
+    assert whole.identities == [whole.identity, *(part.identity for part in parts)]
+    settings = {"eps": whole.settings["threat"]["eps"], "nb_images": 4, "evaluation": parts[1].identity}
+    for evaluation, shown in ((parts[1].identity, True), ("of another", False)):
+        diagnosis = {"settings": {**settings, "evaluation": evaluation, "sha256": {}}, "verdicts": {}}
+        (tmp_path / DIAGNOSIS).write_text(json.dumps(diagnosis))
+        assert ("checks" not in save_report({"defended": whole}, "one", tmp_path)) is shown
