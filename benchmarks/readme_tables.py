@@ -36,7 +36,7 @@ class Column:
         if not self.interval or value == "-":
             return value
         low, high = (_short(row[f"{self.name}_{end}"], self.digits) for end in ("low", "high"))
-        return f"{value} ({low} to {high})"
+        return value if low == "-" else f"{value} ({low} to {high})"  # published numbers have none
 
 
 TABLES: dict[str, tuple[Column, ...]] = {
@@ -49,6 +49,20 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("adversarial", "adversarial", True),
         Column("undefended", "undefended"),
         Column("f_a without g", "f_a_without_g"),
+    ),
+    "budget_sweep": (
+        Column("eps", "eps", digits=4),
+        Column("defended", "defended", True),
+        Column("adversarial", "adversarial", True),
+        Column("undefended", "undefended", True),
+        Column("f_a without g", "f_a_without_g", True),
+    ),
+    "released_attack": (
+        Column("attack", "attack", digits=None),
+        Column("least likely", "least_likely", True),
+        Column("more", "least_likely_more", True),
+        Column("most likely", "most_likely", True),
+        Column("more", "most_likely_more", True),
     ),
     "table1": (
         Column("f_b: epochs, or how", "f_b", digits=None),

@@ -31,6 +31,8 @@ def test_cells() -> None:
     assert Column("w", "worst", True).cell(row) == "12.3 (1.0 to 20.0)"
     assert Column("n", "name").cell(row) == "one"
     assert Column("w", "worst", True).cell({**row, "worst": "-"}) == "-"
+    published = {**row, "worst_low": "-", "worst_high": "-"}
+    assert Column("w", "worst", True).cell(published) == "12.3"
 
 
 def test_a_table_without_its_csv_is_no_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
