@@ -61,7 +61,7 @@ def save_report(evaluations: Mapping[str, Evaluation], title: str, folder: Path)
 
 
 def _is_of(diagnosis: dict[str, Any], evaluations: Mapping[str, Evaluation]) -> bool:
-    """Whether a model is the one that was checked, at the evaluation's budget, and the evaluation (or a part of it) the one looked at."""
+    """Whether one of the models was checked, at the evaluation's budget, and of the evaluation (or of a part of it)."""
     checked = diagnosis["settings"]
     return any(
         checked.get("eps") == e.settings["threat"]["eps"]
