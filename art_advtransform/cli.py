@@ -180,7 +180,8 @@ def diagnose(
     dataset: Dataset = "digits",
     images: Annotated[int, typer.Option(help="Test images.", min=1)] = 40,
     draws: Annotated[int, typer.Option(help="Draws of D that an accuracy is the mean of.", min=1)] = 20,
-    max_iter: Annotated[int, typer.Option(help="Steps of the attack that is checked.", min=1)] = 40,
+    attack: Annotated[str, typer.Option(help="What is checked: pgd, or margin, the main attack of `strong`.")] = "pgd",
+    max_iter: Annotated[int, typer.Option(help="Its steps.", min=1)] = 40,
     eot_samples: Annotated[int, typer.Option(help="Its draws a step.", min=1)] = 10,
     corners: Annotated[int, typer.Option(help="Random corners of the budget, over all images.", min=1)] = 10_000,
     queries: Annotated[int, typer.Option(help="Evaluations of the Square attack, on an image.", min=1)] = 1000,
@@ -201,16 +202,18 @@ def diagnose(
 
     A failed check says that a robust accuracy is not to be believed in this respect, or that the defence is odd. Where the folder
     holds an evaluation of these images, checks 2, 13, 14, 15 and 18 are of its worst attacked images; the others need an attack's
-    path, or another budget or model, and are of PGD along BPDA-I gradients. Verdicts are kept as they come: after an interrupt the
-    same command does the rest.
+    path, or another budget or model, and are of --attack, along BPDA-I gradients. Verdicts are kept as they come: after an
+    interrupt the same command does the rest.
     """
     from art_advtransform.datasets import check_dataset, load_dataset
     from art_advtransform.diagnosis import run_checks
     from art_advtransform.diagnostics import Case
+    from art_advtransform.diagnostics.paths import path_attack
     from art_advtransform.evaluate_nets import DEFENDED, Nets, worst_images
     from art_advtransform.terminal import bar, bars, command_line, show_verdicts
 
     check_dataset(dataset)
+    asked = path_attack(attack)
     threat, place = threat_of(dataset, eps), device_of(device)
     loaded = Nets.load(dataset if nets is None else str(nets), f_b, place)
     test = load_dataset(dataset, "test", data_root, download=download).sample(images)
@@ -229,8 +232,9 @@ def diagnose(
         threat,
         seed,
         loaded.undefended,
-        max_iter=max_iter,
-        eot_samples=eot_samples,
+        asked,
+        max_iter,
+        eot_samples,
         nb_draws=draws,
         nb_corners=corners,
         nb_queries=queries,

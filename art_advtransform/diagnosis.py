@@ -11,6 +11,7 @@ from typing import Any
 
 from art_advtransform.attacks.identity import network_identity
 from art_advtransform.diagnostics import CHECKS, Case, Verdict, checks_code, diagnose
+from art_advtransform.diagnostics.paths import eot_pgd, margin_pgd
 from art_advtransform.records import environment
 from art_advtransform.runs import attack_code
 from art_advtransform.shards import Shards
@@ -55,6 +56,7 @@ def settings_of(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
         "nb_images": len(case.x),
         "eps": case.threat.eps,
         **{name: getattr(case, name) for name in numbers},
+        "attack": getattr(case.attack, "__name__", type(case.attack).__name__),
         "attack_code": attack_code(),
         "checks_code": checks_code(),
         **environment(case.x.device),
@@ -65,6 +67,13 @@ def settings_of(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
     }
     found: dict[str, Any] = json.loads(json.dumps(settings))  # as a record that is read again has them
     return found
+
+
+def attack_told(settings: Mapping[str, Any]) -> str:
+    """What the checks of a path were of, as captions have it."""
+    named = {eot_pgd.__name__: "", margin_pgd.__name__: " on the mean margin"}
+    attack = settings.get("attack", eot_pgd.__name__)  # older records have but that one
+    return f"PGD-{settings['max_iter']}{named.get(attack, f' ({attack})')}, EOT {settings['eot_samples']}"
 
 
 def read_diagnosis(folder: Path) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from art_advtransform.counting import Interval
-from art_advtransform.diagnosis import DIAGNOSIS, read_diagnosis
+from art_advtransform.diagnosis import DIAGNOSIS, attack_told, read_diagnosis
 from art_advtransform.diagnostics import CHECKS
 from art_advtransform.records import AttackResult, Evaluation
 from art_advtransform.report import (
@@ -119,6 +119,7 @@ def html(
         verdicts=(diagnosis or {"verdicts": {}})["verdicts"],
         not_run=", ".join(_not_run(diagnosis)),
         diagnosed=(diagnosis or {"settings": {}})["settings"],
+        diagnosed_by="" if diagnosis is None else attack_told(diagnosis["settings"]),
         costs=_costs(evaluations),
         settings={name: json.dumps(e.settings, indent=1) for name, e in evaluations.items()},
     )

@@ -27,6 +27,7 @@ from rich.progress import (
 from rich.table import Table
 
 from art_advtransform.attacks.base import Attack
+from art_advtransform.diagnosis import attack_told
 from art_advtransform.diagnostics import CHECKS, Verdict
 from art_advtransform.page import save_report
 from art_advtransform.records import Evaluation
@@ -164,7 +165,7 @@ def show_verdicts(verdicts: Mapping[int, Verdict], settings: Mapping[str, Any], 
         return
     draws = f"{settings['nb_draws']} draws, seed {settings['seed']}"
     told = f"{settings['nb_images']} images, L-inf budget {settings['eps']:.4g}, {draws}"
-    pgd = f"PGD-{settings['max_iter']}"
+    pgd = attack_told(settings)
     of = (
         f"checks 2, 13, 14, 15 and 18 of {settings['found_by']}, the others of {pgd}"
         if settings["found"]

@@ -271,12 +271,28 @@ def test_json(evaluated: tuple[Path, str], tmp_path: Path) -> None:
 
 def test_diagnose(evaluated: tuple[Path, str], tmp_path: Path) -> None:
     shutil.copytree(evaluated[0], "results")
-    few = ["diagnose", "--images", "4", "--draws", "3", "--max-iter", "4", "--eot-samples", "2", "--out", "results"]
+    few = [
+        "diagnose",
+        "--images",
+        "4",
+        "--draws",
+        "3",
+        "--max-iter",
+        "4",
+        "--eot-samples",
+        "2",
+        "--attack",
+        "margin",
+        "--out",
+        "results",
+    ]
     result = CliRunner().invoke(cli.app, [*few, "--check", "1", "--check", "2", "--check", "7"])
     assert result.exit_code in (0, 1), result.exception
     record = json.loads((tmp_path / "results" / "diagnosis.json").read_text())
     assert sorted(record["verdicts"]) == ["1", "2", "7"]
     assert record["settings"]["found_by"] == "the worst case of preset smoke"
+    assert record["settings"]["attack"] == "margin_pgd"
+    assert "PGD-4 on the mean margin" in " ".join(result.output.split())
     assert record["settings"]["found"] is not None
     assert result.exit_code == int(any(v["status"] == "fail" for v in record["verdicts"].values()))
     assert all(v["reason"].split(" ")[0] in result.output for v in record["verdicts"].values())

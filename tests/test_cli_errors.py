@@ -25,6 +25,7 @@ ERRORS = {
     "train --dataset mnist": "no recipes for dataset 'mnist'; known: digits, ",
     "evaluate --preset slow": "unknown preset 'slow'; known: smoke, quick, paper",
     "diagnose --check 20": "unknown check 20; known: 1, 2, ",
+    "diagnose --attack square": "unknown attack 'square'; known: pgd, margin",
     "diagnose --images 1000": "expected at most 597 images of digits, got 1000",
     "train --mixed-precision fp8": "unknown mixed_precision 'fp8'; known: no, bf16, fp16",
     "train --dataset fashion_mnist": "no recipes for dataset 'fashion_mnist'; known: digits, .*; the preset paper has them",

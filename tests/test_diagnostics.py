@@ -12,11 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from art_advtransform.attacks.climbing import margin
 from art_advtransform.backward import Draw, GradientEstimator
 from art_advtransform.config import ThreatModel
 from art_advtransform.defended import DefendedModel
-from art_advtransform.diagnosis import keep, settings_of
+from art_advtransform.diagnosis import attack_told, keep, settings_of
 from art_advtransform.diagnostics import CHECKS, Case, diagnose
+from art_advtransform.diagnostics.paths import eot_pgd, margin_pgd
 from art_advtransform.gradients import GRADIENTS
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.pretrained import load_pretrained
@@ -48,6 +50,46 @@ def test_a_smooth_net_s_loss_is_no_noise() -> None:
     smooth = nn.Sequential(nn.Flatten(), layer)
     target = digits_target(DefendedModel(smooth, None), 12)
     assert status(Case(target.defended, target.x, target.y, target.threat, **FEW), 5) == "pass"
+
+
+# ---- the attack of the preset strong, as a path
+
+
+def test_the_path_of_the_mean_margin() -> None:
+    case = digits_case(undefended(), attack=margin_pgd)
+    target = case.target(0)
+    path = margin_pgd(target, 6, 3)
+    assert (len(path.iterates), path.losses.shape) == (7, (6, len(case.x)))
+    for x_adv, losses in zip(path.iterates, path.losses, strict=False):
+        with torch.no_grad():
+            assert torch.allclose(losses, margin(case.defended(x_adv), case.y))
+        assert float((x_adv - case.x).abs().max()) <= case.threat.eps + 1e-6
+    assert path.losses[-1].mean() > path.losses[0].mean() + 0.5
+    with torch.no_grad():
+        assert torch.equal(path.fooled, case.defended(path.x_adv).argmax(1) != case.y)
+    assert path.fooled.double().mean() > 0.5
+
+
+def test_of_a_randomised_model_it_climbs_the_mean_over_fresh_draws() -> None:
+    case = digits_case()
+    first, second = (margin_pgd(case.target(0), 1, draws).losses for draws in (1, 64))
+    with torch.no_grad():
+        view = case.target(9).view()
+        expected = torch.stack([margin(view(case.x), case.y) for _ in range(64)]).mean(0)
+    assert float((second - expected).abs().mean()) < 0.5 * float((first - expected).abs().mean())
+
+
+@pytest.mark.parametrize("number", [4, 8, 9, 17])
+def test_checks_of_that_path_pass(number: int) -> None:
+    assert status(digits_case(attack=margin_pgd), number) == "pass"
+
+
+def test_records_and_captions_name_the_attack() -> None:
+    named = {attack: attack_told(settings_of(digits_case(attack=attack), {})) for attack in (eot_pgd, margin_pgd)}
+    steps, draws = FEW["max_iter"], FEW["eot_samples"]
+    assert named[eot_pgd] == f"PGD-{steps}, EOT {draws}"
+    assert named[margin_pgd] == f"PGD-{steps} on the mean margin, EOT {draws}"
+    assert attack_told({"max_iter": 3, "eot_samples": 2}) == "PGD-3, EOT 2"  # of an older record
 
 
 # ---- models built to fail

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from art_advtransform.attacks.base import Target
+from art_advtransform.attacks.climbing import Keeper, climb, margin
 from art_advtransform.defended import DefendedModel
 from art_advtransform.transform import random_start
 
@@ -49,6 +50,43 @@ def eot_pgd(target: Target, max_iter: int, eot_samples: int) -> Path:
     with torch.no_grad():
         fooled = view(x_adv).argmax(1) != target.y
     return Path(iterates, torch.stack(losses), x_adv, fooled)
+
+
+def margin_pgd(target: Target, max_iter: int, eot_samples: int) -> Path:
+    """PGD on the mean margin over draws, with momentum and steps that fall: what leaves least in the preset "strong"."""
+    keeper, model = Keeper(target), target.view()
+    draws = eot_samples if model.randomized else 1
+    iterates, losses = [], []
+
+    def direction(x_adv: Tensor) -> Tensor:
+        leaf = x_adv.detach().requires_grad_()
+        loss = (
+            margin(model(leaf.repeat_interleave(draws, 0)), target.y.repeat_interleave(draws)).view(-1, draws).mean(1)
+        )
+        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+        iterates.append(x_adv)
+        losses.append(loss.detach())
+        return gradient
+
+    last = climb(keeper, keeper.best, direction, max_iter, momenta=(0.0, 0.9))
+    with torch.no_grad():
+        fooled = target.view(eot_samples=eot_samples)(keeper.best).argmax(1) != target.y
+    return Path([*iterates, last], torch.stack(losses), keeper.best, fooled)
+
+
+# The attacks that can be asked about, by name.
+PATHS: dict[str, PathAttack] = {"pgd": eot_pgd, "margin": margin_pgd}
+
+
+def path_attack(name: str) -> PathAttack:
+    """The one called ``name``.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if name not in PATHS:
+        raise ValueError(f"unknown attack {name!r}; known: {', '.join(PATHS)}")
+    return PATHS[name]
 
 
 def loss_and_gradient(model: DefendedModel, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
