@@ -66,6 +66,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "table1": (
         Column("f_b: epochs, or how", "f_b", digits=None),
+        Column("standard, all test images", "test_accuracy"),
         Column("standard", "standard"),
         Column("BPDA-I: PGD, EOT", "bpda_identity", True),
         Column("momentum PGD", "momentum_pgd", True),
@@ -76,6 +77,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "table2": (
         Column("defence", "defence"),
+        Column("clean, all test images", "test_accuracy"),
         Column("clean", "clean"),
         Column("transfer", "transfer", True),
         Column("HopSkipJump", "hop_skip_jump", True),
@@ -89,6 +91,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "table3": (
         Column("method", "method"),
         Column("implementation", "implementation"),
+        Column("standard, all test images", "test_accuracy"),
         Column("standard", "standard"),
         Column("worst", "worst", True),
         Column("best attack", "best_attack"),
@@ -115,6 +118,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "table6": (
         Column("method", "method"),
+        Column("standard, all test images", "test_accuracy"),
         Column("standard", "standard"),
         Column("black-box transfer", "black_box_transfer"),
         Column("BPDA-I: PGD, EOT", "bpda_identity"),
