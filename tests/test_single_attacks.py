@@ -123,6 +123,26 @@ def test_hop_skip_jump_leaves_images_without_a_start_alone_and_fails_without_any
         hop_skip_jump(1, 10, 20).run(target)
 
 
+class OfItsBatch(torch.nn.Module):
+    """Takes everything for class 1, but in small batches what is darker than 0.3 for class 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        brightness = x.mean((1, 2, 3))
+        classes = (brightness > 0.3).long() if len(x) <= 10 else torch.ones(len(x), dtype=torch.int64)
+        return torch.nn.functional.one_hot(classes, 10) + 0 * brightness[:, None]
+
+
+def test_hop_skip_jump_drops_starts_that_another_batch_takes_for_the_image_s_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = digits_target(DefendedModel(OfItsBatch(), None), 20, surrogate=False)
+    target.y = torch.arange(20) % 2
+    ((_, labels, starts),) = hop_skip_jump_starts(target, monkeypatch)
+    assert 0 < len(labels) < 10
+    assert not bool(labels.any())
+    assert bool((starts.mean((1, 2, 3)) > 0.3).all())
+
+
 def test_pgd_steps_and_start_of_art(monkeypatch: pytest.MonkeyPatch) -> None:
     from art.attacks.evasion import ProjectedGradientDescent
 

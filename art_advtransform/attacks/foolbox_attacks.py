@@ -134,6 +134,12 @@ def _starting_points(view: DefendedModel, target: Target) -> tuple[Tensor, Tenso
                 starts[i], found[i] = images[candidates[pick]], True
                 break
     chosen = torch.nonzero(found).flatten()
+    while len(chosen):
+        with torch.no_grad():
+            holds = view(starts[chosen]).argmax(1) != target.y[chosen]
+        if bool(holds.all()):
+            break
+        chosen = chosen[holds]  # in another batch sums have another order, and g may go another way
     return chosen, starts[chosen]
 
 
