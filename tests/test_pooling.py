@@ -217,7 +217,7 @@ def test_a_check_of_a_part_is_one_of_the_whole(monkeypatch: pytest.MonkeyPatch, 
     parts = of_parts()
     whole = pooled(parts)
     assert whole.identities == [whole.identity, *(part.identity for part in parts)]
-    settings = {"eps": whole.settings["threat"]["eps"], "nb_images": 4, "evaluation": parts[1].identity}
+    settings = {"eps": whole.settings["threat"]["eps"], "nb_images": 4, "max_iter": 5, "eot_samples": 2}
     for evaluation, shown in ((parts[1].identity, True), ("of another", False)):
         diagnosis = {"settings": {**settings, "evaluation": evaluation, "sha256": {}}, "verdicts": {}}
         (tmp_path / DIAGNOSIS).write_text(json.dumps(diagnosis))
