@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from art_advtransform.counting import interval
+from art_advtransform.counting import Interval, interval
 from art_advtransform.recipes import Net
 from art_advtransform.records import AttackResult, Evaluation
 
@@ -47,10 +47,7 @@ def with_interval(name: str, found: AttackResult | None) -> dict[str, Any]:
     """Mean accuracy in per cent and its 95 % interval, as three columns; "-" where nothing was measured: one failed attack is no
     reason to lose a table.
     """
-    mean = None if found is None else found.mean
-    if mean is None:
-        return {name: "-", f"{name}_low": "-", f"{name}_high": "-"}
-    return {name: 100 * mean.value, f"{name}_low": 100 * mean.low, f"{name}_high": 100 * mean.high}
+    return _in_per_cent(name, None if found is None else found.mean)
 
 
 def of_models(results: Mapping[str, AttackResult | None]) -> dict[str, Any]:
@@ -68,9 +65,15 @@ def column(model: str) -> str:
 def beside(name: str, found: AttackResult, other: AttackResult, seed: int) -> dict[str, Any]:
     """How many points more is left than by ``other``, with the 95 % interval over the same images; "-" where there is none."""
     if not found.per_image or not other.per_image:
-        return {name: "-", f"{name}_low": "-", f"{name}_high": "-"}
-    more = interval(torch.tensor(found.per_image).double() - torch.tensor(other.per_image).double(), seed)
-    return {name: 100 * more.value, f"{name}_low": 100 * more.low, f"{name}_high": 100 * more.high}
+        return _in_per_cent(name, None)
+    return _in_per_cent(
+        name, interval(torch.tensor(found.per_image).double() - torch.tensor(other.per_image).double(), seed)
+    )
+
+
+def _in_per_cent(name: str, found: Interval | None) -> dict[str, Any]:
+    value, low, high = ("-", "-", "-") if found is None else (100 * found.value, 100 * found.low, 100 * found.high)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def per_cent(evaluation: Evaluation, attack: int | None = None) -> Any:
