@@ -141,8 +141,9 @@ class Denoising(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         places = x.flatten(2)  # (n, C, HW)
-        weights = places.transpose(1, 2) @ places / places.shape[2]
-        denoised: Tensor = x + self.norm(self.project((places @ weights).view_as(x)))
+        # without a softmax the product is associative: C x C numbers instead of HW x HW
+        similar = places @ places.transpose(1, 2) / places.shape[2]
+        denoised: Tensor = x + self.norm(self.project((similar @ places).view_as(x)))
         return denoised
 
 
