@@ -30,7 +30,7 @@ from art_advtransform.store import AnotherEvaluationError
 from art_advtransform.train_nets import Options, is_finished, train_nets
 from benchmarks.harness import RESULTS, print_table, progress, write_csv
 from benchmarks.pictures import table_figure
-from benchmarks.scales import ELSEWHERE, SCALES, Scale
+from benchmarks.scales import ALL_SHIPPED, ELSEWHERE, SCALES, Scale
 
 # Test images that the cards of the nets are measured on.
 NB_MEASURED = 1000
@@ -55,8 +55,14 @@ class Workshop:
     device: str
 
     @classmethod
-    def from_command_line(cls, doc: str | None, dataset: str | None = None) -> Workshop:
-        """``--scale``, ``--seed`` and ``--data-root``; ``dataset``: instead of CIFAR-10 at the larger scales."""
+    def from_command_line(cls, doc: str | None, dataset: str | None = None, all_ship: bool = False) -> Workshop:
+        """``--scale``, ``--seed`` and ``--data-root``.
+
+        Args:
+            doc: what the command's help says.
+            dataset: instead of CIFAR-10 at the larger scales.
+            all_ship: every net may be one that ships with the package, see ``ALL_SHIPPED``.
+        """
         parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--scale", choices=SCALES, default="digits")
         parser.add_argument("--seed", type=int, default=0)
@@ -65,6 +71,8 @@ class Workshop:
         scale = SCALES[arguments.scale]
         if dataset is not None and arguments.scale != "digits":
             scale = replace(scale, dataset=dataset, **ELSEWHERE.get((arguments.scale, dataset), {}))
+        if all_ship:
+            scale = replace(scale, **ALL_SHIPPED.get(arguments.scale, {}))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(arguments.scale, scale, arguments.data_root, arguments.seed, device)
 

@@ -15,6 +15,7 @@ from art_advtransform.records import AttackResult
 from benchmarks import paper
 from benchmarks.columns import called, known, per_cent, trained, with_interval
 from benchmarks.scales import SCALES
+from benchmarks.table2_black_box import another_seed
 from benchmarks.workshop import Workshop
 from tests.evaluations import by_hand
 
@@ -70,6 +71,20 @@ def test_a_scale_with_small_nets_and_few_images_trains_all_of_them_so() -> None:
     # an f_b for Table 1 is none of them, and has no width
     plain = shop.recipe("f_b-adversarial", role="plain", threat=None, nb_epochs=5)
     assert (plain.recipe.nb_epochs, plain.arguments) == (5, shop.recipe("f_b-adversarial").arguments)
+
+
+def test_a_table_whose_nets_all_ship_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["table2", "--scale", "cpu"])
+    shop, trained_here = (Workshop.from_command_line("", all_ship=all_ship) for all_ship in (True, False))
+    for name in ("f_b-adversarial", "f_b-standard", "f_a-defended", "undefended", "adversarial"):
+        shipped = Net.from_json(read_card(f"cifar10/{name}")["net"]).to_json()
+        assert shop.recipe(name).to_json() == shipped
+        assert name.startswith("f_b") or trained_here.recipe(name).to_json() != shipped
+    assert shop.adversarial("adversarial").to_json() == shop.recipe("adversarial").to_json()
+    assert another_seed(shop) == {}
+    assert list(another_seed(trained_here)) == ["surrogate-2"]
+    # nets of the same names, trained at this scale, are another folder's
+    assert shop.home != trained_here.home
 
 
 def test_nets_of_fewer_images_are_kept_apart() -> None:
