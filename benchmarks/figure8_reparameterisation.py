@@ -32,13 +32,15 @@ from benchmarks.workshop import Workshop
 
 # training images, at most all of them
 NB_IMAGES = {"digits": (64, 1200), "cpu": (128, 4096), "paper": (5000, 50000)}
-# of SGD, whatever the number of images
-NB_STEPS = {"digits": 400, "cpu": 300, "paper": 50000}
+# of SGD, whatever the number of images, and the images of a step
+NB_STEPS = {"digits": 400, "cpu": 3000, "paper": 50000}
+BATCH_SIZE = {"digits": 64, "cpu": 32, "paper": 128}
+_WARMUP = 0.05  # of the steps
 CHECKPOINTS = 6
 
 
 def main() -> None:
-    shop = Workshop.from_command_line(__doc__)
+    shop = Workshop.from_command_line(__doc__, all_ship=True)
     nets = shop.nets({name: shop.recipe(name) for name in ("f_b-adversarial", "f_a-defended")})
     g = LLPGDTransform(nets["f_b-adversarial"])
     rows: list[dict[str, Any]] = []
@@ -69,10 +71,10 @@ def main() -> None:
 def imitation(shop: Workshop, g: LLPGDTransform, train: ImageSet) -> tuple[FCN, list[dict[str, Any]]]:
     """h after all epochs, and its errors on the way."""
     recipe = preset_nets(shop.scale.dataset, shop.scale.preset)["imitation"].recipe
-    batch_size = min(recipe.batch_size, len(train))
+    batch_size = min(BATCH_SIZE[shop.name], len(train))
     steps_an_epoch = len(train) // batch_size
     nb_epochs = max(NB_STEPS[shop.name] // steps_an_epoch, 1)
-    recipe = replace(recipe, batch_size=batch_size, nb_epochs=nb_epochs)
+    recipe = replace(recipe, batch_size=batch_size, nb_epochs=nb_epochs, warmup=_WARMUP * nb_epochs)
     with global_seed(derived_seed(recipe.seed)):
         h = FCN(train.x.shape[1], g.config.eps).to(shop.device)
     made_from = f"{recipe} {network_identity(g.model)}"  # a checkpoint knows its recipe, but not its g
