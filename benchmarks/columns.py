@@ -28,13 +28,21 @@ def trained(card: dict[str, Any], f_b: dict[str, Any] | None = None) -> dict[str
         "width": net.arguments.get("width", "-"),
         "epochs": net.recipe.nb_epochs,
         "training_images": card["train_images"],
+        "steps": _steps(net, card),
         "attack_steps": "-" if net.threat is None else net.attack_steps,
         "redraw_every": net.redraw_every if net.role == "defended" else "-",
         "test_accuracy": "-" if accuracy is None else 100 * accuracy,
         "test_images": card["test_images"],
         "epochs_of_f_b": "-" if f_b is None else Net.from_json(f_b["net"]).recipe.nb_epochs,
         "training_images_of_f_b": "-" if f_b is None else f_b["train_images"],
+        "steps_of_f_b": "-" if f_b is None else _steps(Net.from_json(f_b["net"]), f_b),
     }
+
+
+def _steps(net: Net, card: dict[str, Any]) -> int:
+    """Of SGD: an epoch of few images is not one of many; the last batch, where it isn't full, is left out."""
+    steps: int = net.recipe.nb_epochs * (card["train_images"] // net.recipe.batch_size)
+    return steps
 
 
 def called(method: str, card: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from art_advtransform.records import AttackResult
 from benchmarks import paper
 from benchmarks.columns import called, known, per_cent, trained, with_interval
 from benchmarks.scales import SCALES
+from benchmarks.table1_external_models import PAPER, classifiers, external_models, kinds
 from benchmarks.table2_black_box import another_seed
 from benchmarks.workshop import Workshop
 from tests.evaluations import by_hand
@@ -118,11 +119,23 @@ def test_every_table_and_figure_is_made_by_the_one_command() -> None:
     assert set(paper.NAMES) == files
 
 
+def test_table_1_has_an_f_a_for_every_f_b() -> None:
+    for name in SCALES:
+        shop = Workshop(name, SCALES[name], None, 0, "cpu")
+        f_bs, f_as = external_models(shop), classifiers(shop)
+        assert [net.f_b for net in f_as.values()] == list(f_bs)
+        epochs = [net.recipe.nb_epochs for net in f_bs.values() if net.role == "plain"]
+        assert (epochs[0], epochs[-1]) == (0, 20)
+        assert f_bs["f_b-adversarial-20"].recipe.nb_epochs == 20
+        assert all(kind in PAPER for kind in kinds(shop))
+
+
 def test_the_columns_tell_what_a_net_was_made_of() -> None:
     card, f_b = read_card("cifar10/f_a-defended"), read_card("cifar10/f_b-adversarial")
     found = trained(card, f_b)
     assert (found["width"], found["epochs"], found["redraw_every"], found["training_images"]) == (20, 30, 4, 50000)
     assert (found["epochs_of_f_b"], found["training_images_of_f_b"]) == (30, 50000)
+    assert (found["steps"], found["steps_of_f_b"]) == (30 * 390, 30 * 390)  # batches of 128; the last has 80
     assert found["test_accuracy"] == pytest.approx(75.5, abs=0.05)
     assert trained(read_card("digits/undefended"))["redraw_every"] == "-"
     assert called("TRADES", f_b) == "TRADES, PGD-1"
