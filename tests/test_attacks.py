@@ -21,8 +21,10 @@ from art_advtransform.attacks.art_attacks import (
     white_box_transfer,
 )
 from art_advtransform.attacks.base import Attack, Target
+from art_advtransform.attacks.climbing import cross_entropy, expected_gradient
 from art_advtransform.attacks.evolution import evolution_strategy
 from art_advtransform.attacks.expectation import expectation_pgd
+from art_advtransform.attacks.flatness import flat_gradient, flat_transfer
 from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
 from art_advtransform.attacks.presets import PRESETS, preset_attacks
 from art_advtransform.attacks.released import released_bpda
@@ -46,6 +48,7 @@ SMALL: dict[str, Callable[[], Attack]] = {
     "black-box transfer": lambda: black_box_transfer(4),
     "BPDA-I: PGD": lambda: bpda_identity(4, 2),
     "BPDA-I: APGD": lambda: auto_pgd(4, 2),
+    "BPDA-I: APGD-T": lambda: auto_pgd(2, 2, "targeted"),
     "BPDA-I: momentum": lambda: momentum_pgd(6),
     "unrolled BPDA, tanh": lambda: bpda_unrolled(Tanh(1.0, normalize=True), "tanh", 2, 2),
     "unrolled BPDA, soft sign": lambda: bpda_unrolled(Softsign(1.0, normalize=True), "soft sign", 2, 2),
@@ -63,6 +66,7 @@ SMALL: dict[str, Callable[[], Attack]] = {
     "APGD-T": lambda: auto_pgd_transfer(2, "surrogates", targeted=True),
     "transfer: MI-FGSM": lambda: momentum_transfer(4, "f_b"),
     "transfer: VMI-FGSM": lambda: momentum_transfer(2, "surrogates", variance=True),
+    "transfer: PGN": lambda: flat_transfer(2, 2),
     "BPDA-I: mean margin": lambda: expectation_pgd(4, 2, momenta=(0, 0.9)),
     "BPDA-I: mean ce": lambda: expectation_pgd(4, 2, loss="ce", seen="twin"),
     "BPDA-I: mean targeted": lambda: expectation_pgd(4, 2, loss="targeted"),
@@ -74,7 +78,7 @@ SMALL: dict[str, Callable[[], Attack]] = {
     "SPSA": lambda: spsa(2, 4),
 }
 # their gradients, if any, are not those of the defended model
-ON_NETS = ("APGD-CE", "APGD-T", "transfer: MI-FGSM", "transfer: VMI-FGSM")
+ON_NETS = ("APGD-CE", "APGD-T", "transfer: MI-FGSM", "transfer: VMI-FGSM", "transfer: PGN")
 # "mean ce" is the one on the twin
 TRANSFERS = ("white-box transfer", "black-box transfer", "average start", "transfer from f_b", "transfer: mean")
 WITHOUT_QUERIES = (*TRANSFERS, "BPDA-I: mean ce", *ON_NETS)
@@ -168,6 +172,7 @@ STRONG: dict[str, Callable[[], Attack]] = {
     "white-box transfer": lambda: white_box_transfer(20),
     "BPDA-I: PGD": lambda: bpda_identity(20, 1),
     "BPDA-I: APGD": lambda: auto_pgd(20, 1),
+    "BPDA-I: APGD-T": lambda: auto_pgd(20, 1, "targeted"),
     "BPDA-I: momentum": lambda: momentum_pgd(40),
 }
 
@@ -196,6 +201,37 @@ def test_black_box_transfer_attacks_the_surrogate() -> None:
     both = Target(target.defended, target.x, target.y, target.threat, 0, two)
     attacked = black_box_transfer(20).run(both)
     assert all(accuracy(DefendedModel(net, None), attacked, target.y) <= 0.2 for net in two.values())
+
+
+def test_pgn_follows_the_slope_at_neighbours_and_below_them() -> None:
+    target = digits_target(undefended(), 3)
+    model, x, y = target.defended, target.x, target.y
+    seen: list[Tensor] = []
+
+    class Watched(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images.detach())
+            logits: Tensor = model(images)
+            return logits
+
+    found = flat_gradient(Watched(), x, y, 2, 0.3, 0.01, target.generator(0))
+    expected = torch.zeros_like(x)
+    for near, below in (seen[:2], seen[2:]):
+        assert float((near - x).abs().max()) == pytest.approx(0.3, rel=0.1)
+        slope = expected_gradient(model, near, cross_entropy, y, 1)
+        size = slope.abs().mean((1, 2, 3), keepdim=True)
+        torch.testing.assert_close(below, near - 0.01 * slope / size)
+        expected += (slope + expected_gradient(model, below, cross_entropy, y, 1)) / 2
+    torch.testing.assert_close(found, expected / 2)
+    assert not torch.equal(seen[0], seen[2])
+
+
+def test_pgn_takes_the_net_that_it_sees() -> None:
+    target = digits_target(undefended(), 40)
+    surrogate = DefendedModel(target.surrogates["surrogate"], None)
+    # a digit's budget is large: neighbours within three of it are far away
+    assert accuracy(surrogate, target.x, target.y) >= 0.9
+    assert accuracy(surrogate, flat_transfer(10, 4).run(target), target.y) <= 0.5
 
 
 def test_bpda_sees_more_than_transfer() -> None:

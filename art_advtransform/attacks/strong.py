@@ -9,6 +9,7 @@ from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.attacks.base import Attack
 from art_advtransform.attacks.evolution import evolution_strategy
 from art_advtransform.attacks.expectation import expectation_pgd
+from art_advtransform.attacks.flatness import flat_transfer
 from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
 from art_advtransform.attacks.steering import steered_pgd
 from art_advtransform.attacks.student import student
@@ -56,6 +57,7 @@ def _transfer(steps: _Steps) -> list[Attack]:
         auto_pgd_transfer(steps(100, 10), "f_b"),
         expectation_pgd(steps(100, 10), 1, loss="ce", momenta=(0.9,), seen="surrogates"),
         momentum_transfer(steps(40, 10), "surrogates", variance=True),
+        flat_transfer(steps(40, 10), 10),
         *(auto_pgd_transfer(steps(100, 10), "surrogates", surrogate=name) for name in ("undefended", "adversarial")),
         expectation_pgd(steps(200, 20), 1, momenta=(0.9,), seen="twin"),
     ]
@@ -67,7 +69,7 @@ def _expectation(steps: _Steps) -> list[Attack]:
         # of the margin, which is capped: where a draw is won already, it doesn't turn the others' direction
         expectation_pgd(steps(2000, 100), 1, momenta=(0.9,), eps_steps=(1 / 8, 1 / 40)),
         auto_pgd(steps(100, 10), 20, continues=True),
-        auto_pgd(steps(100, 10), 20, "dlr", continues=True),
+        *(auto_pgd(steps(100, 10), 20, loss, continues=True) for loss in ("dlr", "targeted")),
         expectation_pgd(steps(200, 20), 10, momenta=(0, 0.9, 0.99)),
         expectation_pgd(steps(70, 10), 10, loss="targeted", momenta=(0, 0.9)),
         expectation_pgd(steps(200, 20), 40),

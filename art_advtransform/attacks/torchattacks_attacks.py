@@ -13,6 +13,8 @@ from art_advtransform.attacks.base import Attack, Kind, Seen, Target, View, sett
 from art_advtransform.defended import DefendedModel
 from art_advtransform.randomness import global_seed
 
+_NB_TARGETS = 3  # of APGD-T through g
+
 
 def torchattacks_attack(
     name: str,
@@ -100,18 +102,33 @@ def all_queries(attack: Any, x: Tensor, y: Tensor) -> Tensor:
 
 
 def auto_pgd(
-    max_iter: int = 40, eot_samples: int = 10, loss: Literal["ce", "dlr"] = "ce", *, continues: bool = False
+    max_iter: int = 40, eot_samples: int = 10, loss: Literal["ce", "dlr", "targeted"] = "ce", *, continues: bool = False
 ) -> Attack:
     """APGD (Croce & Hein 2020, arXiv 2003.01690) along BPDA-I gradients with EOT.
 
-    The averaging is the view's, on logits: APGD then compares losses of ``eot_samples`` draws with one another.
+    The averaging is the view's, on logits: APGD then compares losses of ``eot_samples`` draws with one another. "targeted" is
+    APGD-T towards each of the three wrong classes that are most likely in turn, which costs as much as three.
     """
-    name = f"BPDA-I: APGD-{loss.upper()}-{max_iter}, EOT {eot_samples}"
-    cost = (max_iter + 2) * eot_samples
-    view = View(eot_samples=eot_samples)
+    targeted = loss == "targeted"
+    name = f"BPDA-I: APGD-{'T' if targeted else loss.upper()}-{max_iter}, EOT {eot_samples}"
+    cost = (max_iter + 2) * eot_samples * (_NB_TARGETS if targeted else 1)
+    options: dict[str, Any] = {} if targeted else {"loss": loss}
     return torchattacks_attack(
-        name, "APGD", view, cost=cost, continues=continues, how=highest_loss, steps=max_iter, loss=loss
+        name,
+        "APGDT" if targeted else "APGD",
+        View(eot_samples=eot_samples),
+        cost=cost,
+        continues=continues,
+        how=_towards_few if targeted else highest_loss,
+        steps=max_iter,
+        **options,
     )
+
+
+def _towards_few(attack: Any, x: Tensor, y: Tensor) -> Tensor:
+    """APGD-T takes all wrong classes where nobody says otherwise."""
+    attack.n_target_classes = min(_NB_TARGETS, attack.n_target_classes)
+    return highest_loss(attack, x, y)
 
 
 def square(n_queries: int = 1000, eot_samples: int = 1, *, continues: bool = False) -> Attack:

@@ -1,0 +1,67 @@
+"""L5: transfer from where a net's loss is flat: what lies on no narrow ridge of one net is high ground in another, too."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from art_advtransform.attacks.base import Attack, Seen, Target, View
+from art_advtransform.attacks.climbing import Keeper, climb, cross_entropy, expected_gradient, scaled
+from art_advtransform.config import check_count
+from art_advtransform.defended import DefendedModel
+
+# The paper's: neighbours lie within three budgets, and both gradients have the same weight.
+RADIUS, BALANCE = 3.0, 0.5
+
+
+def flat_transfer(max_iter: int = 40, nb_neighbours: int = 10, *, seen: Seen = "surrogates") -> Attack:
+    """PGN (Ge et al. 2023, arXiv 2306.05225) on another net than the model: momentum PGD that is penalised for steep places.
+
+    A step follows the mean over neighbours x' ~ U(x - 3 eps, x + 3 eps) of the gradient there and the one a step further down;
+    their difference stands for the Hessian. A continuing attack; it has no use for queries and returns its last iterate.
+
+    Args:
+        max_iter: steps.
+        nb_neighbours: of a step, two gradients each.
+        seen: what is differentiated, see :class:`~art_advtransform.attacks.base.View`.
+
+    Raises:
+        ValueError: if a number is not positive.
+
+    Example:
+        >>> flat_transfer(10, 5, seen="f_b").name
+        'transfer: PGN-10, 5 neighbours, on f_b'
+    """
+    check_count("max_iter", max_iter)
+    check_count("nb_neighbours", nb_neighbours)
+
+    def generate(target: Target, model: DefendedModel) -> Tensor:
+        generator, eps = target.generator(6), target.threat.eps
+
+        def direction(x_adv: Tensor) -> Tensor:
+            return flat_gradient(model, x_adv, target.y, nb_neighbours, RADIUS * eps, eps / max_iter, generator)
+
+        return climb(Keeper(target, looks=False), target.start(), direction, max_iter, momenta=(0.9,), looks=0)
+
+    name = f"transfer: PGN-{max_iter}, {nb_neighbours} neighbours, on {seen}"
+    return Attack(name, generate, "transfer", View(seen), method="flat_transfer", continues=True)
+
+
+def flat_gradient(
+    model: torch.nn.Module,
+    x: Tensor,
+    y: Tensor,
+    nb_neighbours: int,
+    radius: float,
+    eps_step: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean over neighbours of the gradient of the cross-entropy, half there and half ``eps_step`` further down; shape of ``x``."""
+    total = torch.zeros_like(x)
+    for _ in range(nb_neighbours):
+        noise = torch.rand(x.shape, generator=generator, dtype=torch.float64) * 2 - 1
+        near = x + radius * noise.to(x)
+        here = expected_gradient(model, near, cross_entropy, y, 1)
+        below = expected_gradient(model, near - eps_step * scaled(here), cross_entropy, y, 1)
+        total += (1 - BALANCE) * here + BALANCE * below
+    return total / nb_neighbours
