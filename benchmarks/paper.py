@@ -1,4 +1,4 @@
-"""Every table and figure of the paper, one after the other, on the same nets.
+"""Every table and figure of the paper, one after the other; those that train alike share their nets.
 
     python -m benchmarks.paper [--scale digits | cpu | paper]
 

@@ -2,9 +2,8 @@
 
     python -m benchmarks.whole_budget [--dataset cifar10] [--images 20]
 
-All stages at a tenth of the budget, as the README's numbers have them, then all of them in full on what these left: a full attack
-costs an image that is right in more than a hundredth of the draws some ten minutes on two cores, and the others nothing. Resumes
-from --out.
+All stages at a tenth of the budget, then all of them in full on what these left: an image that stays right in more than a
+hundredth of the draws to the end costs up to half an hour on two cores, and one that is won nothing more. Resumes from --out.
 """
 
 from __future__ import annotations

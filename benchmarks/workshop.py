@@ -1,7 +1,7 @@
 """The nets and evaluations that the paper's tables and figures share, at a scale.
 
-Nets are trained once into `runs/paper-<scale>-<data set>.../nets` and serve every table; of those that ship with the package a
-scale names what it takes. What was killed goes on.
+Nets are trained once into `runs/paper-<scale>-<data set>.../nets` and serve every table that trains on these images; of those that
+ship with the package a scale names what it takes. What was killed goes on.
 """
 
 from __future__ import annotations

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from art_advtransform.attacks import flatness
 from art_advtransform.attacks.adaptive import average_start, momentum_pgd
 from art_advtransform.attacks.art_attacks import (
     automatic_differentiation,
@@ -224,6 +226,37 @@ def test_pgn_follows_the_slope_at_neighbours_and_below_them() -> None:
         expected += (slope + expected_gradient(model, below, cross_entropy, y, 1)) / 2
     torch.testing.assert_close(found, expected / 2)
     assert not torch.equal(seen[0], seen[2])
+
+
+def test_pgn_looks_as_far_whatever_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[Tensor, float, float]] = []
+
+    def watched(model: nn.Module, x: Tensor, y: Tensor, nb: int, radius: float, below_by: float, *_: object) -> Tensor:
+        given.append((x, radius, below_by))
+        return torch.zeros_like(x)
+
+    monkeypatch.setattr(flatness, "flat_gradient", watched)
+    for max_iter in (1, 40):
+        target = digits_target(undefended(), 3)
+        target.best, target.alive = target.x + 0.01, torch.ones(3)
+        flat_transfer(max_iter, 2).run(target)
+        x, radius, below_by = given[0]
+        torch.testing.assert_close(x, target.best)  # the strongest result so far
+        assert (radius, below_by) == pytest.approx((3 * target.threat.eps, target.threat.eps / 10))
+        given.clear()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"max_iter": 0}, "expected max_iter >= 1, got 0"),
+        ({"nb_neighbours": 0}, "expected nb_neighbours >= 1, got 0"),
+        ({"seen": "twin"}, "expected a net without g: f_a, f_b or surrogates, got twin"),
+    ],
+)
+def test_bad_numbers_for_pgn(numbers: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        flat_transfer(**numbers)
 
 
 def test_pgn_takes_the_net_that_it_sees() -> None:

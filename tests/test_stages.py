@@ -124,8 +124,7 @@ def test_strong_has_its_stages_in_order_and_all_of_it_continues() -> None:
     assert all(attack.continues for attack in attacks)
     # within a stage the cheap first
     expectation = [attack.cost for attack in attacks if attack.stage == "1 expectation"]
-    assert expectation[0] == min(expectation)
-    assert expectation[-1] == max(expectation)
+    assert all(a <= 1.1 * b for a, b in pairwise(expectation))
 
 
 def test_the_budget_scales_what_attacks_cost() -> None:
@@ -138,7 +137,7 @@ def test_the_budget_scales_what_attacks_cost() -> None:
 
 def test_the_least_budget_leaves_attacks_that_move() -> None:
     names = " ".join(attack.name for attack in preset_attacks("strong", 1e-6))
-    steps = [int(n) for n in re.findall(r"(?:PGD|APGD-CE|APGD-DLR|APGD-T|FGSM)-(\d+)", names)]
+    steps = [int(n) for n in re.findall(r"(?:PGD|APGD-CE|APGD-DLR|APGD-T|FGSM|PGN)-(\d+)", names)]
     assert min(steps) == 5  # of a quarter of the budget to a sixteenth: from one side of it nearly to the other
     assert "2 rounds" in names
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+import torchattacks
+from torch import Tensor, nn
 
-from art_advtransform.attacks.base import Target, View
+from art_advtransform.attacks.base import Attack, Target, View
 from art_advtransform.attacks.torchattacks_attacks import auto_pgd, auto_pgd_transfer, square, torchattacks_attack
 from art_advtransform.defended import DefendedModel
 from art_advtransform.pretrained import load_pretrained
@@ -17,6 +18,7 @@ from tests.problems import linear_net
 
 EPS = 0.1
 # the lead of class 1 is the sum of all pixels minus 2: at 0.5 both are level, every step up counts
+TARGETED = auto_pgd_transfer(2, "f_a", targeted=True)
 SUM = linear_net(torch.tensor([[0.0] * 4, [1.0] * 4]), torch.tensor([0.0, -2.0]))
 
 
@@ -25,6 +27,35 @@ def target(level: float, y: int = 0) -> Target:
     made = digits_target(undefended(), 3)
     threat = replace(made.threat, eps=EPS)
     return Target(DefendedModel(SUM, None), x, torch.full((3,), y), threat, 0, {"surrogate": SUM})
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3])
+@pytest.mark.parametrize(("attack", "nb_targets"), [(auto_pgd(2, 1, "targeted"), 3), (TARGETED, 9)])
+def test_apgd_t_goes_towards_the_wrong_classes_that_are_most_likely(
+    rank: int, attack: Attack, nb_targets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = digits_target(undefended(), 5)
+    with torch.no_grad():
+        ranking = given.defended(given.x).argsort(1, descending=True)
+    given.y = ranking[:, rank].clone()  # right, second, fourth
+    seen: list[Tensor] = []
+    loss = torchattacks.APGDT.dlr_loss_targeted
+
+    def watched(self: object, x: Tensor, y: Tensor, y_target: Tensor) -> Tensor:
+        seen.append(y_target)
+        found: Tensor = loss(self, x, y, y_target)
+        return found
+
+    monkeypatch.setattr(torchattacks.APGDT, "dlr_loss_targeted", watched)
+    attack.run(given)
+    for i, label in enumerate(given.y.tolist()):
+        expected = [k for k in ranking[i].tolist() if k != label][:nb_targets]
+        assert list(dict.fromkeys(int(y_target[i]) for y_target in seen)) == expected
+
+
+def test_apgd_t_needs_four_classes() -> None:
+    with pytest.raises(ValueError, match="expected at least 4 classes, got 2"):
+        auto_pgd(2, 1, "targeted").run(target(0.5))
 
 
 # below 0.4 no step inside the budget is wrong

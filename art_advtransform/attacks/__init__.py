@@ -2,6 +2,7 @@
 
 - ``art_attacks``, ``foolbox_attacks``, ``torchattacks_attacks``: the toolkits', each on a view of the defended model.
 - ``adaptive``, ``expectation``, ``steering``, ``evolution``, ``student``: made for this defence; ``climbing``: what they share.
+- ``flatness``: PGN, a transfer that no toolkit here has.
 - ``released``: the attack of the authors' code, with its faults as switches.
 - ``presets``, ``strong``: which attacks run, in this order.
 

@@ -57,8 +57,8 @@ def _transfer(steps: _Steps) -> list[Attack]:
         auto_pgd_transfer(steps(100, 10), "f_b"),
         expectation_pgd(steps(100, 10), 1, loss="ce", momenta=(0.9,), seen="surrogates"),
         momentum_transfer(steps(40, 10), "surrogates", variance=True),
-        flat_transfer(steps(40, 10), 10),
         *(auto_pgd_transfer(steps(100, 10), "surrogates", surrogate=name) for name in ("undefended", "adversarial")),
+        flat_transfer(steps(40, 10), 10),
         expectation_pgd(steps(200, 20), 1, momenta=(0.9,), seen="twin"),
     ]
 
@@ -69,9 +69,10 @@ def _expectation(steps: _Steps) -> list[Attack]:
         # of the margin, which is capped: where a draw is won already, it doesn't turn the others' direction
         expectation_pgd(steps(2000, 100), 1, momenta=(0.9,), eps_steps=(1 / 8, 1 / 40)),
         auto_pgd(steps(100, 10), 20, continues=True),
-        *(auto_pgd(steps(100, 10), 20, loss, continues=True) for loss in ("dlr", "targeted")),
+        auto_pgd(steps(100, 10), 20, "dlr", continues=True),
         expectation_pgd(steps(200, 20), 10, momenta=(0, 0.9, 0.99)),
         expectation_pgd(steps(70, 10), 10, loss="targeted", momenta=(0, 0.9)),
+        auto_pgd(steps(100, 10), 20, "targeted", continues=True),
         expectation_pgd(steps(200, 20), 40),
     ]
 

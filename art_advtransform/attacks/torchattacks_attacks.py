@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from art_advtransform.defended import DefendedModel
 from art_advtransform.randomness import global_seed
 
 _NB_TARGETS = 3  # of APGD-T through g
+_LEAST_CLASSES = 4  # that its loss, a ratio, needs
 
 
 def torchattacks_attack(
@@ -87,6 +89,27 @@ def highest_loss(attack: Any, x: Tensor, y: Tensor) -> Tensor:
     return best.detach()
 
 
+def towards_likely(attack: Any, x: Tensor, y: Tensor, nb_targets: int | None = None) -> Tensor:
+    """:func:`highest_loss` of APGD-T towards the wrong classes that are most likely at ``x``; ``None``: all of them.
+
+    Called as usual it takes the second and further classes of a ranking that is drawn anew for each of them: never the first, which
+    is the one to take where the net is wrong already, and the label itself, where that is not first.
+    """
+    with torch.no_grad():
+        logits = attack.get_logits(x)
+    if logits.shape[1] < _LEAST_CLASSES:
+        raise ValueError(f"expected at least {_LEAST_CLASSES} classes, got {logits.shape[1]}")
+    ranking = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
+    attack.n_target_classes = min(ranking.shape[1] - 1, nb_targets or ranking.shape[1])
+    measured = attack.dlr_loss_targeted
+
+    def ranked(logits: Tensor, labels: Tensor, _: Tensor) -> Any:
+        return measured(logits, labels, ranking[:, attack.target_class - 2])  # it counts from the second
+
+    attack.dlr_loss_targeted = ranked
+    return highest_loss(attack, x, y)
+
+
 def all_queries(attack: Any, x: Tensor, y: Tensor) -> Tensor:
     """What Square finds of the lowest margin when it goes on after a query that is wrong, which may have been a lucky draw."""
     measured = attack.margin_and_loss
@@ -111,7 +134,8 @@ def auto_pgd(
     """
     targeted = loss == "targeted"
     name = f"BPDA-I: APGD-{'T' if targeted else loss.upper()}-{max_iter}, EOT {eot_samples}"
-    cost = (max_iter + 2) * eot_samples * (_NB_TARGETS if targeted else 1)
+    name += f", {_NB_TARGETS} targets" if targeted else ""
+    cost = eot_samples * (_NB_TARGETS * (max_iter + 3) + 1 if targeted else max_iter + 2)
     options: dict[str, Any] = {} if targeted else {"loss": loss}
     return torchattacks_attack(
         name,
@@ -119,16 +143,10 @@ def auto_pgd(
         View(eot_samples=eot_samples),
         cost=cost,
         continues=continues,
-        how=_towards_few if targeted else highest_loss,
+        how=partial(towards_likely, nb_targets=_NB_TARGETS) if targeted else highest_loss,
         steps=max_iter,
         **options,
     )
-
-
-def _towards_few(attack: Any, x: Tensor, y: Tensor) -> Tensor:
-    """APGD-T takes all wrong classes where nobody says otherwise."""
-    attack.n_target_classes = min(_NB_TARGETS, attack.n_target_classes)
-    return highest_loss(attack, x, y)
 
 
 def square(n_queries: int = 1000, eot_samples: int = 1, *, continues: bool = False) -> Attack:
@@ -194,7 +212,7 @@ def auto_pgd_transfer(max_iter: int, seen: Seen, *, targeted: bool = False, surr
         View(seen, surrogate=surrogate),
         kind="transfer",
         continues=True,
-        how=highest_loss,
+        how=towards_likely if targeted else highest_loss,
         steps=max_iter,
         **options,
     )
