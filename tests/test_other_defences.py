@@ -124,6 +124,7 @@ def test_what_others_do_to_images_or_activations_does_not_hold(defence: str) -> 
         THREATS["digits"],
         nb_draws=5,
         nb_selection_draws=5,
+        nb_confirmation_draws=10,  # what draws by itself is judged image by image
     )
     assert result.clean.mean is not None
     assert result.worst.mean is not None
