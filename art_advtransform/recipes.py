@@ -119,10 +119,10 @@ _CIFAR_DEFENDED = Net(
 )
 
 
-# 64x64 is four times the work for each image.
+# 64x64 is four times the work for each image: on two cores an hour or so for f_b and for f_a.
 _TINY_VGG = {"nb_classes": 200, "input_size": 64, "dropout": 0.1}
-_TINY_RESNET = {"nb_classes": 200, "width": 20}
-_TINY_RECIPE = replace(_CIFAR_RECIPE, nb_epochs=20)
+_TINY_RESNET = {"nb_classes": 200, "width": 16}
+_TINY_RECIPE = replace(_CIFAR_RECIPE, nb_epochs=12)
 
 
 def _imitation(recipe: Recipe) -> Recipe:
@@ -219,7 +219,7 @@ NETS: dict[str, dict[str, Net]] = {
             half=True,
         ),
         "f_a-defended": Net(
-            "ResNet18", _TINY_RESNET, "defended", _TINY_RECIPE, "the classifier behind g", redraw_every=7, half=True
+            "ResNet18", _TINY_RESNET, "defended", _TINY_RECIPE, "the classifier behind g", redraw_every=6, half=True
         ),
         "f_b-standard": Net(
             "SmallVGG", _TINY_VGG, "plain", _TINY_RECIPE, "an f_b that is not trained adversarially", half=True

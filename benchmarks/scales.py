@@ -113,9 +113,9 @@ ALL_SHIPPED: dict[str, dict[str, Any]] = {
 ELSEWHERE: dict[tuple[str, str], dict[str, Any]] = {
     ("cpu", "tiny_imagenet"): {
         "train_images": None,
-        "images": 100,
-        "nb_epochs": 6,
-        "redraw_every": 3,
+        "width": None,
+        "nb_epochs": None,
+        "redraw_every": 6,
         "attack_steps": 1,
         "eot_samples": 4,
     },
