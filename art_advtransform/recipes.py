@@ -119,7 +119,7 @@ _CIFAR_DEFENDED = Net(
 )
 
 
-# 64x64 is four times the work for each image: on two cores an hour or so for f_b and for f_a.
+# 64x64 is four times the work for each image: at the rate of single steps an hour or so on two cores for f_b and for f_a.
 _TINY_VGG = {"nb_classes": 200, "input_size": 64, "dropout": 0.1}
 _TINY_RESNET = {"nb_classes": 200, "width": 16}
 _TINY_RECIPE = replace(_CIFAR_RECIPE, nb_epochs=12)

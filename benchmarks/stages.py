@@ -16,10 +16,8 @@ from typing import Any
 
 from art_advtransform.attacks.base import Attack
 from art_advtransform.attacks.strong import strong
-from art_advtransform.evaluate_nets import DEFENDED
-from art_advtransform.evaluation import evaluate
 from benchmarks.columns import beside, of_models
-from benchmarks.harness import print_table, progress, write_csv
+from benchmarks.harness import print_table, write_csv
 from benchmarks.subject import Subject, options
 
 _EXACT = 1e-3  # of the budget's exponent
@@ -32,19 +30,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     subject = Subject.load(arguments)
-    result = evaluate(
-        subject.defended,
-        subject.x,
-        subject.y,
-        [scaled(i, arguments.cost) for i in range(len(strong()))],
-        subject.threat,
-        out=Path(f"runs/stages-{arguments.dataset}") if arguments.out is None else arguments.out,
-        seed=arguments.seed,
-        nb_draws=arguments.draws,
-        surrogates=subject.nets.surrogates(DEFENDED),
-        twin=subject.nets.twin,
-        progress=lambda name, done, total: progress(f"{done}/{total} {name}"),
-    )
+    tried = [scaled(i, arguments.cost) for i in range(len(strong()))]
+    result = subject.evaluated(tried, "stages", arguments)
     assert result.clean.mean is not None
     (plain,) = (found for found in result.attacks if found.name.startswith("BPDA-I: momentum PGD"))
     rows: list[dict[str, Any]] = []

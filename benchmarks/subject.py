@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from art_advtransform.attacks.base import Attack
 from art_advtransform.config import ThreatModel, TransformConfig
 from art_advtransform.datasets import ImageSet, load_dataset
 from art_advtransform.defended import DefendedModel
 from art_advtransform.evaluate_nets import DEFENDED, Nets
+from art_advtransform.evaluation import evaluate
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.recipes import THREATS
+from art_advtransform.records import Evaluation
+from benchmarks.harness import progress
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,28 @@ class Subject:
     def with_config(self, config: TransformConfig) -> DefendedModel:
         """The same nets behind another g."""
         return DefendedModel(self.nets.f_a, LLPGDTransform(self.nets.f_b, config)).eval()
+
+    def evaluated(
+        self, attacks: Sequence[Attack], question: str, arguments: argparse.Namespace, **more: Any
+    ) -> Evaluation:
+        """f_a(g(.)) under ``attacks``, with all nets that an attacker may have; kept in --out or a folder of ``runs/``.
+
+        ``more``: options of :func:`~art_advtransform.evaluation.evaluate`.
+        """
+        return evaluate(
+            self.defended,
+            self.x,
+            self.y,
+            attacks,
+            self.threat,
+            out=arguments.out or Path(f"runs/{question}-{arguments.dataset}"),
+            seed=arguments.seed,
+            nb_draws=arguments.draws,
+            surrogates=self.nets.surrogates(DEFENDED),
+            twin=self.nets.twin,
+            progress=lambda name, done, total: progress(f"{done}/{total} {name}"),
+            **more,
+        )
 
     @classmethod
     def load(cls, arguments: argparse.Namespace) -> Subject:

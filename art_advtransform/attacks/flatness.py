@@ -41,12 +41,12 @@ def flat_transfer(max_iter: int = 40, nb_neighbours: int = 10, *, seen: Seen = "
         raise ValueError(f"expected a net without g: f_a, f_b or surrogates, got {seen}")
 
     def generate(target: Target, model: DefendedModel) -> Tensor:
-        generator, eps = target.generator(6), target.threat.eps
+        keeper, generator, eps = Keeper(target, looks=False), target.generator(6), target.threat.eps
 
         def direction(x_adv: Tensor) -> Tensor:
             return flat_gradient(model, x_adv, target.y, nb_neighbours, RADIUS * eps, BELOW * eps, generator)
 
-        return climb(Keeper(target, looks=False), target.start(), direction, max_iter, momenta=(0.9,), looks=0)
+        return climb(keeper, keeper.best, direction, max_iter, momenta=(0.9,), looks=0)
 
     name = f"transfer: PGN-{max_iter}, {nb_neighbours} neighbours, on {seen}"
     return Attack(name, generate, "transfer", View(seen), method="flat_transfer", continues=True)
