@@ -197,7 +197,6 @@ def rules(subject: Subject, config: TransformConfig, seed: int) -> dict[str, Gra
         "tanh 3 u, softplus": SoftplusModel(tanh),
         "I + 0.3 J, tanh 3 u": Blended(tanh, 0.3),
         "I + 0.3 J, tanh 3 u, softplus": Blended(SoftplusModel(tanh), 0.3),
-        "I + J, tanh 3 u, softplus": Blended(SoftplusModel(tanh), 1.0),
         "I + 0.3 J of the last 3, tanh 3 u": Blended(Tanh(1 / 3, normalize=True, steps=3), 0.3),
     }
     if config == TransformConfig():  # they cost a hundred times an evaluation
