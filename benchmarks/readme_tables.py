@@ -77,6 +77,13 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("most likely", "most_likely", True),
         Column("more", "most_likely_more", True),
     ),
+    "stages": (
+        Column("stage", "stage", digits=None),
+        Column("attack", "attack", digits=None),
+        Column("accuracy", "accuracy", True),
+        Column("more than the first of stage 1", "more_than_bpda", True),
+        Column("evaluations an image", "evaluations", digits=0),
+    ),
     "table1": (
         Column("f_b: epochs, or how", "f_b", digits=None),
         Column("standard, all test images", "test_accuracy"),
