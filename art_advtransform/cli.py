@@ -179,8 +179,11 @@ def evaluate(
 def diagnose(
     dataset: Dataset = "digits",
     images: Annotated[int, typer.Option(help="Test images.", min=1)] = 40,
+    skip: Skip = 0,
     draws: Annotated[int, typer.Option(help="Draws of D that an accuracy is the mean of.", min=1)] = 20,
-    attack: Annotated[str, typer.Option(help="What is checked: pgd, or margin, the main attack of `strong`.")] = "pgd",
+    attack: Annotated[
+        str, typer.Option(help="What is checked: pgd, or margin, PGD on the mean margin with momentum as in `strong`.")
+    ] = "pgd",
     max_iter: Annotated[int, typer.Option(help="Its steps.", min=1)] = 40,
     eot_samples: Annotated[int, typer.Option(help="Its draws a step.", min=1)] = 10,
     corners: Annotated[int, typer.Option(help="Random corners of the budget, over all images.", min=1)] = 10_000,
@@ -216,10 +219,10 @@ def diagnose(
     asked = path_attack(attack)
     threat, place = threat_of(dataset, eps), device_of(device)
     loaded = Nets.load(dataset if nets is None else str(nets), f_b, place)
-    test = load_dataset(dataset, "test", data_root, download=download).sample(images)
+    test = load_dataset(dataset, "test", data_root, download=download).sample(images, skip)
     out = Path(f"runs/evaluate-{dataset}") if out is None else out
     x, defended = test.x.to(place), loaded.models()[DEFENDED]
-    about = {"dataset": dataset, "nets": loaded.names, "command": command_line()}
+    about = {"dataset": dataset, "skip": skip, "nets": loaded.names, "command": command_line()}
     worst = worst_images(out, defended, x, threat)
     found: dict[str, Any] = {}
     if worst is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from art_advtransform.records import Evaluation
 from art_advtransform.runs import Progress
 from art_advtransform.shards import Shards
 from art_advtransform.store import MANIFEST, read_attacked
+
+logger = logging.getLogger(__name__)
 
 # Nets that a run takes along where they exist; the attacks that need one say so where it doesn't.
 _OPTIONAL = ("adversarial", "surrogate", "imitation", "f_a-defended-2")
@@ -169,7 +172,8 @@ def worst_images(
 ) -> tuple[Tensor, Evaluation] | None:
     """What the evaluation of the defended net in ``folder`` found to be worst for ``x``, shape of ``x``, and that evaluation.
 
-    ``None`` where there is none, or it is of another defended net or budget, or of images that do not begin with these.
+    ``None`` where there is none, or, with a warning, where it is of another defended net or budget, of images that do not begin
+    with these, or a record without its images.
     """
     run = folder / DEFENDED
     if not (run / "evaluation.json").exists() or defended.transform is None:
@@ -180,6 +184,7 @@ def worst_images(
     same = all(settings["sha256"].get(name) == network_identity(net) for name, net in nets.items())
     same = same and settings["transform"] == json.loads(json.dumps(asdict(defended.transform.config)))
     if not same or settings["threat"]["eps"] != threat.eps or settings["nb_images"] < len(x):
+        logger.warning("%s: another defended net, budget or fewer images; its worst images are not checked", run)
         return None
     try:
         clean, worst = (
@@ -187,8 +192,12 @@ def worst_images(
             for name in (CLEAN.name, WORST)
         )
     except FileNotFoundError:  # a record without its images, as under benchmarks/results
+        logger.warning("%s: a record without its images; they are not checked", run)
         return None
-    return (worst, evaluation) if torch.equal(clean, x) else None
+    if not torch.equal(clean, x):
+        logger.warning("%s: other images; its worst ones are not checked", run)
+        return None
+    return worst, evaluation
 
 
 def _chosen(models: dict[str, DefendedModel], names: Sequence[str] | None) -> dict[str, DefendedModel]:

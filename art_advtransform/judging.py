@@ -9,33 +9,36 @@ from torch import Tensor
 
 from art_advtransform.counting import CONFIRMATION, SCORING, SELECTION, predictions, shares_and_leads
 from art_advtransform.plan import Plan
-from art_advtransform.pool import Pool
+from art_advtransform.pool import Pool, Strength
 from art_advtransform.store import Chunk
 
-# By so many a continuing attack's image must be stronger than what there is, or it costs no more.
+# In no more of these than what there is may a continuing attack's image be right, or it costs no more.
 _FEW_DRAWS = 5
 
 
 def promising(plan: Plan, attacked: Tensor, first: int, pool: Pool) -> Tensor:
-    """``attacked``, and the pool's image where that is as strong already by the first few of the draws that choose.
+    """``attacked``, and the pool's image where that is right less often in the first few of the draws that choose.
 
-    They are the same draws for all attacks: what is no stronger in these is seldom worth the others.
+    Both are asked in the same few draws: against its share over all of them a better image would fail by luck alone.
     """
     kept = pool.attacked.to(attacked)
     if plan.nb_selection_draws <= _FEW_DRAWS or not plan.defended.randomized:
         return attacked
     numbers = torch.nonzero((attacked != kept).flatten(1).any(1).cpu()).flatten()
     indices = (first + numbers).tolist()
-    images = attacked[numbers.to(attacked.device)]
-    found = shares_and_leads(plan.defended, images, plan.y[indices], _FEW_DRAWS, plan.seed, SELECTION, indices)
-    stronger = pool.beaten_by(*found, numbers)
+    new, old = (
+        shares_and_leads(
+            plan.defended, images[numbers.to(images.device)], plan.y[indices], _FEW_DRAWS, plan.seed, SELECTION, indices
+        )[0]
+        for images in (attacked, kept)
+    )
     worth = torch.zeros(len(attacked), dtype=torch.bool)
-    worth[numbers[stronger]] = True
+    worth[numbers[new <= old]] = True
     return torch.where(worth.to(attacked.device).view(-1, 1, 1, 1), attacked, kept)
 
 
-def judged(plan: Plan, attacked: Tensor, first: int, pool: Pool | None, nb_draws: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Shares and leads for the choice, and the classes that score, on the CPU.
+def judged(plan: Plan, attacked: Tensor, first: int, pool: Pool | None, nb_draws: int) -> tuple[Strength, Tensor]:
+    """What the choice goes by, and the classes that score, on the CPU.
 
     What a continuing attack left alone is judged already. Where it found nothing stronger its line tells what was there before;
     its images still stand for the worst case, which is chosen with more care and scored anew.
@@ -44,25 +47,27 @@ def judged(plan: Plan, attacked: Tensor, first: int, pool: Pool | None, nb_draws
     if pool is not None:
         numbers = numbers[(attacked.cpu() != pool.attacked).flatten(1).any(1)]
     images, indices = attacked[numbers.to(attacked.device)], (first + numbers).tolist()
-    found, leads = _chosen_by(plan, images, indices)
+    found = _chosen_by(plan, images, indices)
     if pool is None:
-        return found, leads, predictions(plan.defended, images, nb_draws, plan.seed, SCORING, indices).cpu()
-    share, lead, scoring = pool.share.clone(), pool.lead.clone(), pool.scoring[:, :nb_draws].clone()
-    share[numbers], lead[numbers] = found, leads
-    stronger = pool.beaten_by(found, leads, numbers)
+        return found, predictions(plan.defended, images, nb_draws, plan.seed, SCORING, indices).cpu()
+    strength, scoring = Strength(*(part.clone() for part in pool.strength)), pool.scoring[:, :nb_draws].clone()
+    for part, new in zip(strength, found, strict=True):
+        part[numbers] = new
+    stronger = found.beats(Strength(*(part[numbers] for part in pool.strength)))
     images, indices = images[stronger.to(images.device)], (first + numbers[stronger]).tolist()
     scoring[numbers[stronger]] = predictions(plan.defended, images, nb_draws, plan.seed, SCORING, indices).cpu()
-    return share, lead, scoring
+    return strength, scoring
 
 
-def _chosen_by(plan: Plan, images: Tensor, indices: list[int]) -> tuple[Tensor, Tensor]:
+def _chosen_by(plan: Plan, images: Tensor, indices: list[int]) -> Strength:
     """Shares and leads over a few draws; of images that are as good as won in these, over more that are independent of them."""
     y, draws = plan.y[indices], plan.nb_selection_draws
     shares, leads = shares_and_leads(plan.defended, images, y, draws, plan.seed, SELECTION, indices)
-    won = torch.nonzero((shares * draws).round() <= 1).flatten()
-    if len(won) and plan.defended.randomized:
+    confirmed = ((shares * draws).round() <= 1) & plan.defended.randomized
+    won = torch.nonzero(confirmed).flatten()
+    if len(won):
         shares[won], leads[won] = _confirmed(plan, images[won.to(images.device)], [indices[i] for i in won.tolist()])
-    return shares, leads
+    return Strength(shares, leads, confirmed)
 
 
 def _confirmed(plan: Plan, images: Tensor, indices: list[int]) -> tuple[Tensor, Tensor]:
@@ -74,11 +79,11 @@ def _confirmed(plan: Plan, images: Tensor, indices: list[int]) -> tuple[Tensor, 
 def worst_of(plan: Plan, candidates: list[Chunk], first: int) -> Chunk:
     """The candidate that is right least often for each image, among equals the first; scored by all draws."""
     begin = time.perf_counter()
-    shares = torch.stack([c.share for c in candidates])
+    shares, confirmed = (torch.stack([getattr(c, name) for c in candidates]) for name in ("share", "confirmed"))
     rows = torch.arange(shares.shape[1])
     with plan.draws(first):
         if plan.defended.randomized:
-            _confirm_the_least(plan, candidates, shares, first)
+            _confirm_the_least(plan, candidates, shares, confirmed, first)
         best = shares.argmin(0)
         attacked, share, lead = (
             torch.stack([getattr(candidates[int(k)], name)[i] for i, k in enumerate(best)])
@@ -87,7 +92,7 @@ def worst_of(plan: Plan, candidates: list[Chunk], first: int) -> Chunk:
         # anew: what is stronger only by more draws has not been scored, and single attacks are by fewer
         scoring = predictions(plan.defended, attacked.to(plan.x), plan.nb_draws, plan.seed, SCORING, first)
     share = shares[best, rows]
-    return Chunk(attacked, share, lead, scoring.cpu(), 0, 0, time.perf_counter() - begin)
+    return Chunk(attacked, share, lead, confirmed[best, rows], scoring.cpu(), 0, 0, time.perf_counter() - begin)
 
 
 def _repeated(candidates: list[Chunk]) -> Tensor:
@@ -104,13 +109,11 @@ def _repeated(candidates: list[Chunk]) -> Tensor:
     return repeated
 
 
-def _confirm_the_least(plan: Plan, candidates: list[Chunk], shares: Tensor, first: int) -> None:
-    """Replace shares over a few draws by those over many, until for every image the least is one over many.
+def _confirm_the_least(plan: Plan, candidates: list[Chunk], shares: Tensor, confirmed: Tensor, first: int) -> None:
+    """Replace shares over a few draws by those over many, until for every image the least is ``confirmed``, one over many.
 
     Among many attacks the least share over a few draws is that of the luckiest.
     """
-    few = plan.nb_selection_draws
-    confirmed = (shares * few).round() <= 1  # when they were judged
     shares[_repeated(candidates)] = torch.inf
     while True:
         best = shares.argmin(0)

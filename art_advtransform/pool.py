@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,40 +14,58 @@ from art_advtransform.counting import choose
 from art_advtransform.store import Chunk, tensors_sha256
 
 
+class Strength(NamedTuple):
+    """How bad results are, as in a :class:`~art_advtransform.store.Chunk`."""
+
+    share: Tensor
+    lead: Tensor
+    confirmed: Tensor
+
+    def beats(self, other: Strength) -> Tensor:
+        """For which images this is stronger: right less often, or as often by less.
+
+        What is confirmed was right in no more than one of the draws that choose, and what isn't in two of the same draws at
+        least: shares over these and over the draws that confirm are not compared.
+        """
+        share, lead, confirmed = (mine - theirs for mine, theirs in zip(self._order(), other._order(), strict=True))
+        return (confirmed > 0) | ((confirmed == 0) & ((share < 0) | ((share == 0) & (lead > 0))))
+
+    def _order(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.share, self.lead, self.confirmed.double()
+
+
 @dataclass(frozen=True)
 class Pool:
     """For every image of a chunk the strongest result so far.
 
     Attributes:
         attacked: images (n, C, H, W).
-        share: of the draws that choose, in which each is right, (n,).
-        lead: mean lead of the best other class over the label in these draws, (n,).
+        strength: of each.
         scoring: its predicted classes (n, draws).
     """
 
     attacked: Tensor
-    share: Tensor
-    lead: Tensor
+    strength: Strength
     scoring: Tensor
+
+    @property
+    def share(self) -> Tensor:
+        """Of the draws that choose or, where they were asked, confirm, in which each image is right, (n,)."""
+        return self.strength.share
 
     @classmethod
     def joined(cls, pool: Pool | None, chunk: Chunk) -> Pool:
         """``pool`` with what ``chunk`` does better; of equals the older stays."""
-        found = cls(chunk.attacked, chunk.share, chunk.lead, chunk.scoring)
+        found = cls(chunk.attacked, Strength(chunk.share, chunk.lead, chunk.confirmed), chunk.scoring)
         if pool is None:
             return found
-        better = pool.beaten_by(found.share, found.lead)
+        better = found.strength.beats(pool.strength)
         return cls(
             torch.where(better.view(-1, 1, 1, 1), found.attacked, pool.attacked),
-            torch.where(better, found.share, pool.share),
-            torch.where(better, found.lead, pool.lead),
+            Strength(*(torch.where(better, *pair) for pair in zip(found.strength, pool.strength, strict=True))),
             # clean images may have been scored by more draws than attacked ones; the first are the same
             torch.where(better[:, None], found.scoring, pool.scoring[:, : found.scoring.shape[1]]),
         )
-
-    def beaten_by(self, share: Tensor, lead: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        """For which of these results of the images ``rows`` is stronger: right less often, or as often by less."""
-        return (share < self.share[rows]) | ((share == self.share[rows]) & (lead > self.lead[rows]))
 
     def sha256(self) -> str:
         """Of the images that a continuing attack starts from."""

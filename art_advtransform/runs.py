@@ -147,12 +147,11 @@ def _run_chunk(plan: Plan, attack: Attack, first: int, pool: Pool | None = None)
             raise _AttackError from error
         seconds = time.perf_counter() - begin
         attacked = attacked if pool is None else promising(plan, attacked, first, pool)
-        share, lead, scoring = judged(plan, attacked, first, pool, plan.draws_to_score(attack))
+        strength, scoring = judged(plan, attacked, first, pool, plan.draws_to_score(attack))
     # like chunks that are read again, on the CPU
     return Chunk(
         attacked.cpu(),
-        share,
-        lead,
+        *strength,
         scoring,
         target.queries.forward,
         target.queries.backward,

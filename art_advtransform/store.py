@@ -28,8 +28,9 @@ class Chunk:
 
     Attributes:
         attacked: images (n, C, H, W).
-        share: of the draws that choose, in which each image is right, (n,).
+        share: of the draws that choose, in which each image is right, (n,); where ``confirmed``, of the draws that confirm.
         lead: mean lead of the best other class over the label in these draws, (n,).
+        confirmed: whether it was right in at most one of the draws that choose, and was judged by more for that, (n,) bool.
         scoring: predicted classes (n, draws).
         forward, backward: passes spent on the chunk.
         seconds: spent on it.
@@ -39,6 +40,7 @@ class Chunk:
     attacked: Tensor
     share: Tensor
     lead: Tensor
+    confirmed: Tensor
     scoring: Tensor
     forward: int
     backward: int
@@ -202,7 +204,7 @@ def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 _NUMBERS = ("forward", "backward", "seconds", "nb_nan")
-_TENSORS = ("attacked", "share", "lead", "scoring")
+_TENSORS = ("attacked", "share", "lead", "confirmed", "scoring")
 # What may differ between sittings of a run.
 _OF_A_SITTING = ("command", "threads", "preset", "budget", "attack_code", "attacks")
 # What says nothing to a reader.

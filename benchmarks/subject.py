@@ -76,7 +76,7 @@ class Subject:
     def load(cls, arguments: argparse.Namespace) -> Subject:
         """What the command line asks for."""
         home = arguments.dataset if arguments.nets is None else str(arguments.nets)
-        data = load_dataset(arguments.dataset, "test", arguments.data_root).sample(arguments.images)
+        data = load_dataset(arguments.dataset, "test", arguments.data_root).sample(arguments.images, arguments.skip)
         return cls(Nets.load(home), data, THREATS[arguments.dataset])
 
 
@@ -85,6 +85,7 @@ def options(doc: str | None, images: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--images", type=int, default=images, help="test images")
+    parser.add_argument("--skip", type=int, default=0, help="images left out before them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--nets", type=Path, default=None, help="folder with nets of your own")
     parser.add_argument("--data-root", type=Path, default=None)

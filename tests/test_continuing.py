@@ -15,9 +15,10 @@ from art_advtransform import judging, runs
 from art_advtransform.attacks.base import Attack, Target
 from art_advtransform.attacks.presets import PRESETS
 from art_advtransform.config import ThreatModel
-from art_advtransform.counting import SCORING, predictions, shares_and_leads
+from art_advtransform.counting import CONFIRMATION, SCORING, predictions, shares_and_leads
 from art_advtransform.defended import DefendedModel
 from art_advtransform.plan import Plan
+from art_advtransform.pool import Strength
 from art_advtransform.store import Chunk, read_attacked
 from tests.evaluations import darker, drifting, mean, run, timeless
 from tests.models import fake_attack
@@ -106,10 +107,10 @@ def test_what_is_left_alone_is_not_judged_again(seen: list[Target], monkeypatch:
     assert timeless(run(model, images, labels, chunk_size=9)) == timeless(with_spy)
 
 
-def _all(plan: Plan, attacked: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+def _all(plan: Plan, attacked: Tensor, first: int) -> tuple[Strength, Tensor]:
     numbers = list(range(first, first + len(attacked)))
     scoring = predictions(plan.defended, attacked, plan.nb_draws, plan.seed, SCORING, numbers)
-    return *judging._chosen_by(plan, attacked, numbers), scoring
+    return judging._chosen_by(plan, attacked, numbers), scoring
 
 
 @pytest.mark.parametrize("weaker", [lambda x: x + 0.01, lambda x: x], ids=["other", "same"])
@@ -140,7 +141,7 @@ def test_what_is_no_stronger_by_a_few_draws_costs_no_more(
         return shares_and_leads(model, x, y, nb_draws, *rest)
 
     monkeypatch.setattr(judging, "shares_and_leads", spy)
-    images = IMAGES[:5]  # right in some draws, and in some not
+    images = IMAGES[[0] * 5]  # right in some draws, and in some not
     result = run(drifting(BRIGHT.classifier), images, LABELS[:5], chunk_size=5, nb_selection_draws=20, out=tmp_path)
     assert asked[:2] == [(5, 20), (5, 20)]  # the clean images and the first attack's
     assert asked[2] == (5, 5)
@@ -149,6 +150,38 @@ def test_what_is_no_stronger_by_a_few_draws_costs_no_more(
     kept = torch.stack([read_attacked(tmp_path, "second", 5, i) for i in range(5)])
     torch.testing.assert_close(kept, images - (0.08 if judged else 0.03))
     assert mean(result.attacks[1]) == mean(result.worst) <= mean(result.attacks[0])
+
+
+def test_what_is_wrong_wherever_the_one_before_is_costs_what_is_left_of_its_judging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Darker by a little: wrong in every draw in which the image before was, and in few more; no luck may turn it down."""
+    attacks = [fake_attack("darker", darker), down("second", 0.004, [], continues=True)]
+    monkeypatch.setitem(PRESETS, "mine", lambda: attacks)
+    images = torch.linspace(0.48, 0.58, 40).view(40, 1, 1, 1).repeat(1, 1, 2, 2)
+    labels = torch.zeros(40, dtype=torch.int64)
+    run(drifting(BRIGHT.classifier), images, labels, chunk_size=40, nb_selection_draws=20, out=tmp_path)
+    kept = torch.stack([read_attacked(tmp_path, "second", 40, i) for i in range(40)])
+    first = torch.stack([read_attacked(tmp_path, "darker", 40, i) for i in range(40)])
+    survives = predictions(drifting(BRIGHT.classifier), first, 100, 0, CONFIRMATION).eq(0).double().mean(1) > 0.05
+    assert int(survives.sum()) > 20
+    torch.testing.assert_close(kept[survives], first[survives] - 0.004)
+
+
+def test_what_is_confirmed_is_stronger_than_what_needed_no_confirmation() -> None:
+    # right in one of 20 draws and, luckily, in 12 of 100 others; in two of the same 20 draws; in three of them
+    confirmed, unconfirmed, worse = (
+        Strength(*map(torch.tensor, ([share], [0.0], [sure])))
+        for share, sure in ((0.12, True), (0.1, False), (0.15, False))
+    )
+    assert bool(confirmed.beats(unconfirmed))
+    assert not bool(unconfirmed.beats(confirmed))
+    assert bool(unconfirmed.beats(worse))
+    assert not bool(worse.beats(unconfirmed))
+    surer = confirmed._replace(share=torch.tensor([0.02]))
+    assert bool(surer.beats(confirmed))
+    assert not bool(confirmed.beats(confirmed))
+    assert bool(confirmed._replace(lead=torch.tensor([0.1])).beats(confirmed))
 
 
 def test_another_beginning_is_another_result(
@@ -175,9 +208,9 @@ def test_what_is_stronger_only_by_more_draws_still_counts(monkeypatch: pytest.Mo
     chosen = {0.49: 0.4, 0.48: 0.6}  # share of the few draws in which each is right
     confirmed = {0.49: 0.7, 0.48: 0.4}
 
-    def few(plan: Plan, images: Tensor, indices: list[int]) -> tuple[Tensor, Tensor]:
+    def few(plan: Plan, images: Tensor, indices: list[int]) -> Strength:
         share = torch.tensor([chosen.get(round(float(image[0, 0, 0]), 2), 1.0) for image in images]).double()
-        return share, torch.zeros_like(share)
+        return Strength(share, torch.zeros_like(share), torch.zeros_like(share, dtype=torch.bool))
 
     def many(plan: Plan, images: Tensor, indices: list[int]) -> tuple[Tensor, Tensor]:
         share = torch.tensor([confirmed[round(float(image[0, 0, 0]), 2)] for image in images]).double()
@@ -231,7 +264,8 @@ def test_the_least_share_is_one_over_many_draws(monkeypatch: pytest.MonkeyPatch)
         flicker(0.8), x, y, ThreatModel(0.1), 0, 10, 5, 400, 10, False, {}, None, None, 1
     )  # fmt: skip
     few = torch.linspace(0.4, 1.0, 30, dtype=torch.float64)
-    candidates = [Chunk(x, share[None], torch.zeros(1), torch.zeros(1, 10).long(), 0, 0, 0.0) for share in few]
+    no, scored = torch.zeros(1, dtype=torch.bool), torch.zeros(1, 10).long()
+    candidates = [Chunk(x, share[None], torch.zeros(1), no, scored, 0, 0, 0.0) for share in few]
     found = judging.worst_of(plan, candidates, 0)
     # not the lucky 0.4
     assert float(found.share) == pytest.approx(0.2, abs=0.06)

@@ -165,7 +165,9 @@ def test_g_of_attacked_images_is_looked_at() -> None:
     assert status(replace(far, found=case.x + 0.01), 2) == "fail"
 
 
-def test_worst_images_are_those_of_the_same_nets_budget_and_images(tmp_path: Path) -> None:
+def test_worst_images_are_those_of_the_same_nets_budget_and_images(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     nets, data = Nets.load("digits"), load_dataset("digits", "test").sample(7)
     few: dict[str, Any] = {"nb_draws": 2, "nb_selection_draws": 2, "nb_confirmation_draws": 2, "chunk_size": 3}
     darker = from_function("darker", lambda x, y: x - 0.125)
@@ -178,13 +180,15 @@ def test_worst_images_are_those_of_the_same_nets_budget_and_images(tmp_path: Pat
     assert bool(either.all())
     assert not torch.equal(found, data.x[:5])
     assert evaluation.named_worst == "worst case of 1 attacks"
+    assert worst_images(tmp_path / "none", model, data.x[:5], DIGITS_THREAT) is None
+    assert caplog.text == ""
     others = load_dataset("digits", "train").sample(5).x
     assert worst_images(tmp_path, model, others, DIGITS_THREAT) is None
     assert worst_images(tmp_path, model, data.x[:5], ThreatModel(0.1)) is None
     assert worst_images(tmp_path, drifting(Coin()), data.x[:5], DIGITS_THREAT) is None
     fewer_steps = DefendedModel(nets.f_a, LLPGDTransform(nets.f_b, TransformConfig(max_iter=3)))
     assert worst_images(tmp_path, fewer_steps, data.x[:5], DIGITS_THREAT) is None
-    assert worst_images(tmp_path / "none", model, data.x[:5], DIGITS_THREAT) is None
+    assert caplog.text.count("not checked") == 4
 
 
 # ---- noise

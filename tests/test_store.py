@@ -21,11 +21,13 @@ from tests.problems import seeded
 def chunk(seed: int = 0) -> Chunk:
     share, lead = torch.rand(2, 2, generator=seeded(seed), dtype=torch.float64)
     classes = torch.randint(0, 3, (2, 5), generator=seeded(seed))
-    return Chunk(torch.rand(2, 1, 3, 3, generator=seeded(seed)), share, lead, classes, 40, 20, 1.5, 1)
+    confirmed = share < 0.5
+    return Chunk(torch.rand(2, 1, 3, 3, generator=seeded(seed)), share, lead, confirmed, classes, 40, 20, 1.5, 1)
 
 
 def same(a: Chunk, b: Chunk) -> bool:
-    tensors = all(torch.equal(getattr(a, k), getattr(b, k)) for k in ("attacked", "share", "lead", "scoring"))
+    names = ("attacked", "share", "lead", "confirmed", "scoring")
+    tensors = all(torch.equal(getattr(a, k), getattr(b, k)) for k in names)
     return tensors and all(getattr(a, k) == getattr(b, k) for k in ("forward", "backward", "seconds", "nb_nan"))
 
 

@@ -61,9 +61,9 @@ def average_start(max_iter: int = 40, nb_draws: int = 50) -> Attack:
 
 
 def _direction(model: torch.nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Gradient of the cross-entropy, scaled to mean absolute value 1 for each image."""
+    """Gradient of the cross-entropy, scaled to mean absolute value 1 for each image; NaN, which momentum would keep, is 0."""
     x = x.detach().requires_grad_()
     loss = F.cross_entropy(model(x), y, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, x)
+    gradient = torch.autograd.grad(loss, x)[0].nan_to_num(0.0, 0.0, 0.0)
     scale = gradient.abs().mean((1, 2, 3), keepdim=True)
     return gradient / scale.clamp_min(torch.finfo(x.dtype).tiny)

@@ -53,7 +53,7 @@ def eot_pgd(target: Target, max_iter: int, eot_samples: int) -> Path:
 
 
 def margin_pgd(target: Target, max_iter: int, eot_samples: int) -> Path:
-    """PGD on the mean margin over draws, with momentum and steps that fall: what leaves least in the preset "strong"."""
+    """PGD on the mean margin over draws, with momentum and steps that fall, as the preset "strong" has it in several entries."""
     keeper, model = Keeper(target), target.view()
     draws = eot_samples if model.randomized else 1
     iterates, losses = [], []
