@@ -1,0 +1,70 @@
+"""The entries of the preset strong at its whole budget: what the evaluation of this defence must not lose unnoticed."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from art_advtransform.attacks.strong import strong
+
+ENTRIES = {
+    "0 transfer": [
+        "APGD-CE-100 on f_a",
+        "APGD-T-50 on f_a",
+        "transfer: mean ce, PGD-100, 1 draw, momentum 0.9, on f_a",
+        "transfer: mean ce, PGD-100, 1 draw, momentum 0.9, on f_b",
+        "APGD-CE-100 on f_b",
+        "transfer: mean ce, PGD-100, 1 draw, momentum 0.9, on surrogates",
+        "transfer: VMI-FGSM-40 on surrogates",
+        "APGD-CE-100 on the surrogate undefended",
+        "APGD-CE-100 on the surrogate adversarial",
+        "transfer: PGN-40, 10 neighbours, on surrogates",
+        "BPDA-I: mean margin, PGD-200, 1 draw, momentum 0.9, on an independent copy",
+    ],
+    "1 expectation": [
+        "BPDA-I: momentum PGD-400, EOT 1",
+        "BPDA-I: mean margin, PGD-2000, 1 draw, momentum 0.9",
+        "BPDA-I: APGD-CE-100, EOT 20",
+        "BPDA-I: APGD-DLR-100, EOT 20",
+        "BPDA-I: mean margin, PGD-200, 10 draws, momentum 0/0.9/0.99",
+        "BPDA-I: mean targeted, PGD-70, 10 draws, momentum 0/0.9",
+        "BPDA-I: APGD-T-100, EOT 20, 3 targets",
+        "BPDA-I: mean margin, PGD-200, 40 draws",
+    ],
+    "2 surrogate": [
+        "student of the mean prediction: 4 rounds of 24 points, 4 draws",
+    ],
+    "3 smoothed unrolling": [
+        "I + 0.3 J, tanh 1 u: mean margin, PGD-40, 4 draws, momentum 0.5",
+        "I + 0.3 J, tanh 3 u: mean margin, PGD-40, 4 draws, momentum 0.5",
+        "I + 0.3 J, tanh 10 u: mean margin, PGD-40, 4 draws, momentum 0.5",
+        "I + 0.1 J, tanh 3 u, softplus: mean margin, PGD-40, 4 draws, momentum 0.5",
+        "I + 0.3 J, tanh 3 u, softplus: mean margin, PGD-40, 4 draws, momentum 0.5",
+        "I + 1.0 J, tanh 3 u, softplus: mean margin, PGD-40, 4 draws, momentum 0.5",
+        "I + 0.3 J, tanh 3 u: mean margin, PGD-40, 4 draws, momentum 0.5, N = 1",
+        "I + 0.3 J, tanh 3 u: mean margin, PGD-40, 4 draws, momentum 0.5, N = 3",
+        "I + 0.3 J, tanh 3 u: mean margin, PGD-40, 4 draws, momentum 0.5, N = 5",
+        "I + 0.3 J of the last 1, tanh 3 u: mean margin, PGD-40, 4 draws, momentum 0.5",
+        "I + 0.3 J of the last 3, tanh 3 u: mean margin, PGD-40, 4 draws, momentum 0.5",
+    ],
+    "4 steering": [
+        "steering f_b to each class: PGD-20, 4 draws",
+    ],
+    "5 evolution": [
+        "evolution strategy: 20 steps, 100 pairs, sigma 1 eps",
+        "evolution strategy: 20 steps, 100 pairs, sigma 0.5 eps",
+        "evolution strategy: 4 steps, 1000 pairs, sigma 1 eps",
+        "evolution strategy: 4 steps, 1000 pairs, sigma 0.5 eps",
+    ],
+    "6 black box": [
+        "Square: 200 queries of 20 draws",
+        "SPSA: 20 steps of 64 pairs",
+        "GenAttack: 100 steps, population 10",
+        "HopSkipJump: 8 steps of 50 to 200 queries, frozen draw",
+    ],
+}
+
+
+def test_no_entry_is_lost_or_made_smaller() -> None:
+    """Their names have their steps and draws."""
+    entries = {stage: list(found) for stage, found in groupby(strong(), key=lambda attack: attack.stage)}
+    assert {stage: [attack.name for attack in found] for stage, found in entries.items()} == ENTRIES
