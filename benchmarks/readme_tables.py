@@ -45,6 +45,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("attacks", "attacks", digits=0),
         Column("on images", "attacked", digits=0),
         Column("evaluations an image", "evaluations", digits=0),
+        Column("minutes of its attacks", "process_minutes", digits=0),
         Column("defended", "defended", True),
         Column("adversarial", "adversarial", True),
         Column("undefended", "undefended"),
@@ -83,6 +84,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("accuracy", "accuracy", True),
         Column("more than the first of stage 1", "more_than_bpda", True),
         Column("evaluations an image", "evaluations", digits=0),
+        Column("seconds", "seconds", digits=0),
     ),
     "table1": (
         Column("f_b: epochs, or how", "f_b", digits=None),
