@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -192,6 +193,17 @@ def test_black_box_attacks_succeed_where_there_is_no_defence(make: Callable[[], 
     target = digits_target(undefended(), 20)
     attacked = target.project(make().run(target).detach())
     assert accuracy(target.defended, attacked, target.y) <= accuracy(target.defended, target.x, target.y) - 0.3
+
+
+def test_square_goes_on_from_the_strongest_result() -> None:
+    target = digits_target(undefended(), 10)
+    strongest = target.project(STRONG["BPDA-I: APGD"]().run(target).detach())
+    assert accuracy(target.defended, strongest, target.y) <= 0.1
+    going_on = replace(target, best=strongest, alive=torch.ones(10))
+    # no square is better than the strongest corner; from stripes, two queries are nothing
+    attacked = target.project(square(2, continues=True).run(going_on).detach())
+    assert accuracy(target.defended, attacked, target.y) <= 0.1
+    assert accuracy(target.defended, target.project(square(2).run(target).detach()), target.y) > 0.5
 
 
 def test_black_box_transfer_attacks_the_surrogate() -> None:

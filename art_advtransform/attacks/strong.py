@@ -30,7 +30,8 @@ def strong(budget: float = 1.0) -> list[Attack]:
     steps without which it would be none.
 
     All entries continue: they see only images that are still right in more than a hundredth of the draws, and those of this
-    package begin at the strongest result so far. Within a stage the cheap come first, so that the dear have fewer images left.
+    package, and Square, begin at the strongest result so far. Within a stage the cheap come first, so that the dear have fewer
+    images left.
 
     Raises:
         ValueError: if ``budget`` is not positive.

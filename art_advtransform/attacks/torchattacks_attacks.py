@@ -37,7 +37,8 @@ def torchattacks_attack(
         view: how it sees the model; ``None``: f_a(g(.)), BPDA-I, one draw a call.
         kind: what the attacker knows.
         cost: evaluations that it spends on an image, at most.
-        continues: only the images that others left; the toolkit's attack begins where it always does.
+        continues: only the images that others left; the toolkit's attack begins where it always does, unless ``how`` begins at
+            ``attack.strongest``, the strongest result so far, or ``None``.
         how: what is called with (attack, images, labels); ``None``: the attack itself. Some stop at the first draw that is wrong,
             see :func:`highest_loss`.
         options: of the class; a value that depends on the budget is a function of the threat model. eps and seed are those of the
@@ -59,6 +60,7 @@ def torchattacks_attack(
         parameters = inspect.signature(attack_class).parameters
         known = {name: value for name, value in given.items() if name in parameters}
         attack = attack_class(model, **(known | settings(options, target.threat)))
+        attack.strongest = target.best
         with global_seed(target.global_seed):  # it reseeds the global generators
             attacked = attack(target.x, target.y) if how is None else how(attack, target.x, target.y)
         return torch.as_tensor(attacked)
@@ -111,13 +113,23 @@ def towards_likely(attack: Any, x: Tensor, y: Tensor, nb_targets: int | None = N
 
 
 def all_queries(attack: Any, x: Tensor, y: Tensor) -> Tensor:
-    """What Square finds of the lowest margin when it goes on after a query that is wrong, which may have been a lucky draw."""
+    """What Square finds of the lowest margin when it goes on after a query that is wrong, which may have been a lucky draw.
+
+    It begins at the strongest result so far, where there is one, instead of at stripes.
+    """
     measured = attack.margin_and_loss
 
     def unending(x_new: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         _, loss = measured(x_new, labels)
         return torch.ones_like(loss), loss
 
+    def begin(shape: Any) -> Tensor:  # it asks for the signs of its stripes, and adds eps times these
+        attack.random_choice = signs
+        return torch.as_tensor((attack.strongest - x) / attack.eps)
+
+    signs = attack.random_choice
+    if attack.strongest is not None:
+        attack.random_choice = begin
     attack.margin_and_loss = unending
     attack.init_hyperparam(x)
     _, best = attack.attack_single_run(x, y)
