@@ -1,8 +1,8 @@
 """L6: counting for a randomised model: predictions over keyed draws, and what is read off them.
 
 Draw k of image i depends on (seed, purpose, i, k) alone: not on the batch, nor on how many draws are made, nor on which attack is
-counted, so that attacks are compared on common draws. Draws that choose (``SELECTION``, ``CONFIRMATION``) never score
-(``SCORING``).
+counted, so that attacks are compared on common draws. Draws that choose (all purposes but ``SCORING``) never
+score.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from art_advtransform.defended import DefendedModel
 from art_advtransform.randomness import derived_seed, global_seed, keyed_generator
 from art_advtransform.transform import random_start
 
-# What draws are for: choosing a result, scoring it, and confirming one that the choice takes for won.
-SELECTION, SCORING, CONFIRMATION = 0, 1, 3
+# What draws are for: choosing a result, scoring it, confirming one that the choice takes for won, and asking first, by few, whether
+# a later result is worth the choice: in the draws that chose the one before, that would look better than it is.
+SELECTION, SCORING, CONFIRMATION, PRESELECTION = 0, 1, 3, 5
 DRAWS_FOR_ANY = 10
 
 

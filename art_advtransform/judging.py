@@ -7,19 +7,20 @@ import time
 import torch
 from torch import Tensor
 
-from art_advtransform.counting import CONFIRMATION, SCORING, SELECTION, predictions, shares_and_leads
+from art_advtransform.counting import CONFIRMATION, PRESELECTION, SCORING, SELECTION, predictions, shares_and_leads
 from art_advtransform.plan import Plan
 from art_advtransform.pool import Pool, Strength
 from art_advtransform.store import Chunk
 
-# In no more of these than what there is may a continuing attack's image be right, or it costs no more.
+# A continuing attack's image that is right in more of these than what there is, and by more than one, costs no more draws.
 _FEW_DRAWS = 5
 
 
 def promising(plan: Plan, attacked: Tensor, first: int, pool: Pool) -> Tensor:
-    """``attacked``, and the pool's image where that is right less often in the first few of the draws that choose.
+    """``attacked``, and the pool's image where that is right less often, by more than one draw, in a few draws.
 
-    Both are asked in the same few draws: against its share over all of them a better image would fail by luck alone.
+    Both are asked in the same few draws, which have chosen neither: against its share over all of them, or in those that found it
+    the strongest, a better image would fail by luck alone.
     """
     kept = pool.attacked.to(attacked)
     if plan.nb_selection_draws <= _FEW_DRAWS or not plan.defended.randomized:
@@ -28,12 +29,18 @@ def promising(plan: Plan, attacked: Tensor, first: int, pool: Pool) -> Tensor:
     indices = (first + numbers).tolist()
     new, old = (
         shares_and_leads(
-            plan.defended, images[numbers.to(images.device)], plan.y[indices], _FEW_DRAWS, plan.seed, SELECTION, indices
+            plan.defended,
+            images[numbers.to(images.device)],
+            plan.y[indices],
+            _FEW_DRAWS,
+            plan.seed,
+            PRESELECTION,
+            indices,
         )[0]
         for images in (attacked, kept)
     )
     worth = torch.zeros(len(attacked), dtype=torch.bool)
-    worth[numbers[new <= old]] = True
+    worth[numbers[((new - old) * _FEW_DRAWS).round() <= 1]] = True
     return torch.where(worth.to(attacked.device).view(-1, 1, 1, 1), attacked, kept)
 
 

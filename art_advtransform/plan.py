@@ -21,7 +21,7 @@ from art_advtransform.store import tensors_sha256
 
 CLEAN = Attack("no attack", lambda target, model: target.x)
 WORST = "per-image worst case"
-# What random numbers are for, beside SELECTION, SCORING and CONFIRMATION.
+# What random numbers are for, beside the purposes of counting.
 _ATTACK, _FIXED_DRAW = 2, 4
 
 

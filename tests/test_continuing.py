@@ -127,7 +127,7 @@ def test_where_nothing_stronger_is_found_the_result_before_stays(
     assert set(result.chosen) <= {"no attack", "darker"}
 
 
-@pytest.mark.parametrize(("by", "judged"), [(-0.2, False), (0.05, True)], ids=["weaker", "stronger"])
+@pytest.mark.parametrize(("by", "judged"), [(-0.27, False), (0.05, True)], ids=["weaker", "stronger"])
 def test_what_is_no_stronger_by_a_few_draws_costs_no_more(
     by: float, judged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,8 +141,9 @@ def test_what_is_no_stronger_by_a_few_draws_costs_no_more(
         return shares_and_leads(model, x, y, nb_draws, *rest)
 
     monkeypatch.setattr(judging, "shares_and_leads", spy)
-    images = IMAGES[[0] * 5]  # right in some draws, and in some not
-    result = run(drifting(BRIGHT.classifier), images, LABELS[:5], chunk_size=5, nb_selection_draws=20, out=tmp_path)
+    images = torch.full((5, 1, 2, 2), 0.5)  # right in some draws, and in most not
+    options: dict[str, Any] = {"threat": ThreatModel(0.3), "chunk_size": 5, "nb_selection_draws": 20, "out": tmp_path}
+    result = run(drifting(BRIGHT.classifier), images, LABELS[:5], **options)
     assert asked[:2] == [(5, 20), (5, 20)]  # the clean images and the first attack's
     assert asked[2] == (5, 5)
     assert ((5, 20) in asked[3:]) == judged
