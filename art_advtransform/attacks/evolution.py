@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from art_advtransform.attacks.base import Attack, Target, View
-from art_advtransform.attacks.climbing import Keeper, Loss, climb, looks_cost, margin, nb_looks
+from art_advtransform.attacks.climbing import Keeper, Loss, climb, crossing, looks_cost, margin, nb_looks
 from art_advtransform.config import check_count, check_positive
 from art_advtransform.defended import DefendedModel
 
@@ -20,8 +20,8 @@ def evolution_strategy(
     """Climbs the smoothed expected loss E_u E_D margin(f_a(g_D(x + sigma u)), y) (Salimans et al. 2017), jumps of g included.
 
     What BPDA-I explains of a pair's difference is taken from the gradient under the pair's own D, which has no such noise; the
-    pairs have to tell the rest. Steps are small, from 1/8 of the budget falling to 1/32: a hundred pairs say little of a direction
-    in thousands of pixels.
+    pairs have to tell the rest. Steps are small, from 1/8 of the budget falling to 1/32, or as large as so few must be to cross it:
+    a hundred pairs say little of a direction in thousands of pixels.
 
     Args:
         max_iter: steps.
@@ -45,7 +45,8 @@ def evolution_strategy(
             return evolution_gradient(model, x_adv, margin, target.y, nb_samples, noise, generator)
 
         looks = nb_looks(max_iter, 3 * nb_samples, keeper.nb_draws)
-        climb(keeper, keeper.best, direction, max_iter, momenta=(momentum,), eps_steps=(1 / 8, 1 / 32), looks=looks)
+        eps_steps = crossing(1 / 8, max_iter)
+        climb(keeper, keeper.best, direction, max_iter, momenta=(momentum,), eps_steps=eps_steps, looks=looks)
         return keeper.best
 
     name = f"evolution strategy: {max_iter} steps, {nb_samples} pairs, sigma {sigma:g} eps"

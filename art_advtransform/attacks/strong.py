@@ -84,7 +84,8 @@ def _surrogate(steps: _Steps) -> list[Attack]:
 
 def _smoothed(steps: _Steps) -> list[Attack]:
     def through(rule: str, gradient: Blended, nb_steps: int | None = None) -> Attack:
-        return expectation_pgd(steps(40, 5), 4, gradient=gradient, rule=rule, nb_steps=nb_steps, momenta=(0.5,))
+        # thirteen steps lead from one side of the budget to the other
+        return expectation_pgd(steps(40, 13), 4, gradient=gradient, rule=rule, nb_steps=nb_steps, momenta=(0.5,))
 
     def tanh(k: float) -> Tanh:
         return Tanh(1 / k, normalize=True)
