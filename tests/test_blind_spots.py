@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from art_advtransform.attacks.base import Attack, Target
-from art_advtransform.attacks.climbing import margin
+from art_advtransform.attacks.climbing import Direction, Keeper, climb, margin
 from art_advtransform.attacks.evolution import evolution_gradient, evolution_strategy
 from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.attacks.steering import steered_pgd, steering_gradient
@@ -79,6 +80,25 @@ def test_steering_gradient_of_a_linear_f_b() -> None:
             torch.testing.assert_close(opposite, found)
     assert not bool(steering_gradient(linear_net(100 * w), x, int((100 * net(x[:1])).argmin()))[0].any())
     assert all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize("max_iter", [3, 5, 20])
+def test_steering_can_bring_a_pixel_from_one_side_of_the_budget_to_the_other(
+    max_iter: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = blind_spot()
+    target.best = target.x - EPS
+    ways: list[Tensor] = []
+
+    def always_up(keeper: Keeper, begin: Tensor, direction: Direction, nb_steps: int, **more: Any) -> Tensor:
+        ways.append(climb(keeper, begin, torch.ones_like, nb_steps, **more))
+        return ways[-1]
+
+    monkeypatch.setattr("art_advtransform.attacks.steering.climb", always_up)
+    steered_pgd(max_iter, 1).run(target)
+    assert len(ways) == 2
+    for way in ways:
+        torch.testing.assert_close(way, target.x + EPS)
 
 
 def test_every_class_has_its_turn() -> None:

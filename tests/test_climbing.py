@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from art_advtransform.attacks.base import Target, View
+from art_advtransform.attacks.base import Attack, Target, View
 from art_advtransform.attacks.climbing import (
     Keeper,
     climb,
     cross_entropy,
+    crossing,
     expected_gradient,
     margin,
     nb_looks,
     scaled,
     towards,
 )
+from art_advtransform.attacks.evolution import evolution_strategy
 from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.config import ThreatModel
 from art_advtransform.defended import DefendedModel, Queries
@@ -196,6 +198,28 @@ def test_what_does_not_beat_the_strongest_result_so_far_is_not_returned() -> Non
     Keeper(target, looks=False)
     Keeper(replace(target, best=None))
     assert target.queries.forward == 0
+
+
+# ---- the way across the budget
+
+
+@pytest.mark.parametrize("max_iter", [1, 3, 4, 5, 8, 20, 100])
+def test_few_steps_are_as_large_as_they_must_be(max_iter: int) -> None:
+    first, last = crossing(1 / 8, max_iter)
+    assert first == max(1 / 8, 3.2 / max_iter)
+    assert last == first / 4
+    if max_iter > 1:  # its width is twice the budget
+        assert max_iter * (first + last) / 2 >= 2
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [evolution_strategy(3, 4), evolution_strategy(8, 4), evolution_strategy(4, 4, 1.0), expectation_pgd(13, 1)],
+    ids=lambda attack: attack.name,
+)
+def test_an_attack_that_begins_in_the_wrong_corner_gets_to_the_right_one(attack: Attack) -> None:
+    attacked = attack.run(linear_target(X - EPS * UP))
+    torch.testing.assert_close(attacked, X + EPS * UP)
 
 
 # ---- the attack

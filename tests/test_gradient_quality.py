@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks.gradient_quality import gains
+from art_advtransform.config import ThreatModel
+from art_advtransform.datasets import ImageSet
+from art_advtransform.evaluate_nets import Nets
+from benchmarks.gradient_quality import averaged, gains, judged, stepped
+from benchmarks.subject import Subject
+from tests.evaluations import drifting
+from tests.problems import linear_net
 
 
 def row(estimator: str, n: int, eps: float, draws: int, gain: float) -> dict[str, Any]:
@@ -29,3 +36,21 @@ def test_a_rule_s_row_has_each_gain_where_it_belongs() -> None:
     assert [identity[column] for column in columns] == [0.5, "-", 0.4, 2.5, "-", 0.1, "-", 0.6]
     assert identity["standard_error"] == pytest.approx(0.04)
     assert (evolution["N13"], evolution["N1"], evolution["draws64"]) == (0.0, "-", "-")
+
+
+def test_a_step_along_the_gradient_gains_what_a_linear_net_says_and_one_against_it_loses() -> None:
+    w = torch.tensor([[0.1, -0.2, 0.3, 0.4], [0.0] * 4])
+    x, y = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
+    subject = Subject(Nets.load("digits"), ImageSet("two", x, y, ("a", "b")), ThreatModel(0.1))
+    model = drifting(linear_net(w))
+    ((draws, gradient),) = averaged(model.view(), x, y, (6,))
+    assert draws == 6
+    # the loss of class 0 falls along w, that of class 1 rises
+    assert torch.equal(gradient.sign().flatten(1), torch.stack([-w[0].sign(), w[0].sign()]))
+    up, down = stepped(subject, gradient), stepped(subject, -gradient)
+    torch.testing.assert_close(up - x, 0.025 * gradient.sign())
+    before, after, below = (judged(model, subject, images, 0) for images in (x, up, down))
+    assert bool((below < before).all() and (before < after).all())
+    # by half of its slope, at most: a quarter of the budget in every pixel
+    assert float((after - before).max()) < 0.025 * 1.0
+    assert torch.equal(judged(model, subject, up, 0), after)  # in the same draws
