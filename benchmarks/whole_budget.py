@@ -3,7 +3,7 @@
     python -m benchmarks.whole_budget [--dataset cifar10] [--images 20]
 
 All stages at a tenth of the budget, then all of them in full on what these left: an image that stays right in more than a
-hundredth of the draws to the end costs up to 84,000 evaluations of f_a(g(.)), and one that is won nothing more. Resumes from --out.
+hundredth of the draws to the end costs up to 87,000 evaluations of f_a(g(.)), and one that is won nothing more. Resumes from --out.
 """
 
 from __future__ import annotations

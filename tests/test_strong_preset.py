@@ -48,6 +48,7 @@ ENTRIES = {
     ],
     "4 steering": [
         "steering f_b to each class: PGD-20, 4 draws",
+        "BPDA-I: mean margin, PGD-400, 4 draws, momentum 0.9",
     ],
     "5 evolution": [
         "evolution strategy: 20 steps, 100 pairs, sigma 1 eps",
