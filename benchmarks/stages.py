@@ -2,10 +2,11 @@
 
     python -m benchmarks.stages [--dataset cifar10] [--images 50] [--cost 2000]
 
-In the preset each attack meets what the ones before left, so that the first takes all the credit. Here each starts from the
-image (or at random), on all images, its steps as many as --cost evaluations an image pay for, or its least number where that costs
-more; what costs nothing stays as it is. `more_than_bpda` is the difference from momentum PGD along BPDA-I on the same images. An
-evaluation that is differentiated through all steps of g takes several times as long: `seconds` says so. Resumes from --out.
+In the preset each attack meets what the ones before left, so that the first takes all the credit. Here each starts from the image
+(or at random), on all images, its steps as many as --cost evaluations an image pay for, or its least number where that costs
+more; what costs nothing stays as it is. The last row is the worst of all for each image. `more_than_bpda` is the difference from
+momentum PGD along BPDA-I on the same images. An evaluation that is differentiated through all steps of g takes several times as
+long: `seconds` says so. Resumes from --out.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def main() -> None:
     assert result.clean.mean is not None
     (plain,) = (found for found in result.attacks if found.name.startswith("BPDA-I: momentum PGD"))
     rows: list[dict[str, Any]] = []
-    for found in result.attacks:
+    for found in (*result.attacks, result.worst):
         rows.append(
             {
                 "stage": found.stage,
