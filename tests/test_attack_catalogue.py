@@ -55,7 +55,7 @@ CHEAP: dict[str, Callable[..., Attack]] = {
     "average_start": lambda *full: average_start(4, 3),
     "released_bpda": released_bpda,
 }
-LENGTHS = {"smoke": 2, "quick": 6, "paper": 13, "strong": 40}
+LENGTHS = {"smoke": 2, "quick": 6, "paper": 13, "strong": 41}
 ENTRIES = [(preset, index) for preset, length in LENGTHS.items() for index in range(length)]
 
 every_entry = pytest.mark.parametrize(("preset", "index"), ENTRIES)
