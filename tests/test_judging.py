@@ -47,7 +47,7 @@ def test_what_is_no_stronger_by_a_few_draws_costs_no_more(
         return shares_and_leads(model, x, y, nb_draws, *rest)
 
     monkeypatch.setattr(judging, "shares_and_leads", spy)
-    images = torch.full((5, 1, 2, 2), 0.5)  # right in some draws, and in most not
+    images = torch.full((5, 1, 2, 2), 0.5)  # right in some draws, and in some not
     options: dict[str, Any] = {"threat": ThreatModel(0.3), "chunk_size": 5, "nb_selection_draws": 20, "out": tmp_path}
     result = run(drifting(BRIGHT.classifier), images, torch.zeros(5, dtype=torch.int64), **options)
     assert asked[:2] == [(5, 20), (5, 20)]  # the clean images and the first attack's
