@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.attacks.base import Attack, Target
 from art_advtransform.attacks.climbing import Direction, Keeper, climb, margin
 from art_advtransform.attacks.evolution import evolution_gradient, evolution_strategy
@@ -18,6 +19,7 @@ from art_advtransform.attacks.student import expected_probabilities, student, tr
 from art_advtransform.config import Objective, ThreatModel, TransformConfig
 from art_advtransform.counting import SCORING, predictions
 from art_advtransform.defended import DefendedModel
+from art_advtransform.gradients import Reparameterized
 from art_advtransform.layer import LLPGDTransform
 from tests.models import defended, digits_target
 from tests.problems import images, linear_net, linear_two_classes, seeded, weights
@@ -59,6 +61,20 @@ def test_there_the_identity_sees_nothing() -> None:
 @pytest.mark.parametrize("attack", [steered_pgd(10, 2), evolution_strategy(20, 60, 0.4)], ids=lambda a: a.method)
 def test_and_these_do(attack: Attack) -> None:
     assert accuracy(blind_spot(), attack) == 0.0
+
+
+class SmoothJump(nn.Module):
+    """h(x, D) of the g there, with a slope where that jumps."""
+
+    def forward(self, x: Tensor, start: Tensor) -> Tensor:
+        problem = linear_two_classes((1, 4, 4))
+        s = ((x - 0.5) * problem.w).sum((1, 2, 3), keepdim=True) + 0.05
+        return x - 0.2 * torch.sign(problem.w) * torch.tanh(5 * s)
+
+
+def test_and_so_does_an_attack_through_an_h_that_knows() -> None:
+    assert accuracy(blind_spot(), momentum_pgd(10)) == 1.0
+    assert accuracy(blind_spot(), momentum_pgd(10, Reparameterized(SmoothJump()))) == 0.0
 
 
 # ---- steering
@@ -210,6 +226,19 @@ def test_the_attack_on_it_carries_over() -> None:
     target = digits_target(defended(), 20)
     clean = float((predictions(target.defended, target.x, 10, 0, SCORING) == target.y[:, None]).double().mean())
     assert accuracy(target, student(3, 16, 4, 4)) <= clean - 0.4
+
+
+@pytest.mark.parametrize(("learns", "left"), [(True, 0.0), (False, 1.0)])
+def test_it_goes_where_it_has_learned_to(learns: bool, left: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = blind_spot()
+    begins = copy.deepcopy(target.defended.classifier)  # it sees the slope of f_a
+    with torch.no_grad():
+        for parameter in begins.parameters():
+            parameter.mul_(0.01)  # which few steps can turn round
+    target.surrogates = {"undefended": begins}
+    if not learns:
+        monkeypatch.setattr("art_advtransform.attacks.student.train_student", lambda *_: None)
+    assert accuracy(target, student(2, 24, 1, 40)) == left
 
 
 def test_it_asks_inside_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
