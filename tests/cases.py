@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
+import pytest
 import torch
 
+from art_advtransform.attacks.base import Attack
+from art_advtransform.attacks.released import released_bpda
 from art_advtransform.defended import DefendedModel
-from art_advtransform.diagnostics import Case, diagnose
+from art_advtransform.diagnostics import Case, diagnose, faults
 from art_advtransform.pretrained import load_pretrained
 from tests.models import defended, digits_target
 
@@ -22,6 +26,15 @@ def digits_case(model: DefendedModel | None = None, n: int = 12, **more: Any) ->
     x, y = target.x[right][:n], target.y[right][:n]
     net = load_pretrained("digits/undefended")
     return Case(target.defended, x, y, target.threat, undefended=net, **{**FEW, **more})
+
+
+def without_long_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check 18 mends neither the number of draws nor that of steps: 20 steps of one draw each, where it takes 100 of ten."""
+
+    def brief(mended: Collection[str]) -> Attack:
+        return released_bpda([fault for fault in mended if fault not in ("one draw", "few steps")])
+
+    monkeypatch.setattr(faults, "released_bpda", brief)
 
 
 def status(case: Case, number: int) -> str:

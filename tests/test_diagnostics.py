@@ -22,7 +22,7 @@ from art_advtransform.diagnostics.paths import eot_pgd, margin_pgd
 from art_advtransform.gradients import GRADIENTS
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.pretrained import load_pretrained
-from tests.cases import FEW, digits_case, status
+from tests.cases import FEW, digits_case, status, without_long_ones
 from tests.evaluations import Coin, drifting
 from tests.models import digits_target, global_state_untouched, undefended
 
@@ -260,7 +260,8 @@ def test_all_nineteen_are_there_in_order() -> None:
         diagnose(digits_case(n=3), [1, 20])
 
 
-def test_checks_leave_nothing_behind() -> None:
+def test_checks_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_long_ones(monkeypatch)
     few: dict[str, Any] = {"max_iter": 6, "eot_samples": 2, "nb_draws": 3, "nb_corners": 9, "nb_queries": 5}
     case = digits_case(n=3, **few)
     case.defended.classifier.train()

@@ -22,7 +22,7 @@ from art_advtransform.diagnostics.paths import eot_pgd
 from art_advtransform.evaluate_nets import DEFENDED, Nets, evaluate_nets, worst_images
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.recipes import DIGITS_THREAT
-from tests.cases import FEW, digits_case, status
+from tests.cases import FEW, digits_case, status, without_long_ones
 from tests.evaluations import Coin, drifting
 from tests.models import defended, undefended
 
@@ -99,7 +99,8 @@ OF_WORST_IMAGES = (13, 14, 15, 18)
 
 
 @pytest.mark.parametrize(("number", "attack"), FAIL_BY_ATTACK)
-def test_an_attack_built_to_fail(number: int, attack: Any) -> None:
+def test_an_attack_built_to_fail(number: int, attack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_long_ones(monkeypatch)
     model = defended() if number in OF_THE_DEFENDED else undefended()
     many = {"nb_queries": 300, "nb_corners": 2000}
     found = diagnose(digits_case(model, attack=attack, **many), [number])[number]
