@@ -35,7 +35,7 @@ from art_advtransform.evaluation import evaluate
 from art_advtransform.recipes import DIGITS_THREAT
 from tests.models import defended, digits_target, undefended
 
-README = Path(__file__).parent.parent / "README.md"
+RESULTS = Path(__file__).parent.parent / "RESULTS.md"
 TOOLKITS = ("art", "foolbox", "torchattacks")
 
 # every maker of the presets, at a small share of its cost
@@ -112,14 +112,14 @@ def test_names_carry_the_settings(cheap: None) -> None:
         assert len(few) == len(full())
     assert preset_attacks("smoke")[1].name == "BPDA-I: PGD-2, EOT 1"
     assert preset_attacks("quick")[0].name == "white-box transfer: PGD-8 on f_a"
-    for names in _tables_in_the_readme():
+    for names in _tables_of_results():
         assert {a.name for a in preset_attacks("quick")}.isdisjoint(names)
 
 
-def _tables_in_the_readme() -> list[list[str]]:
+def _tables_of_results() -> list[list[str]]:
     """Names of the attacks in each of its tables of accuracies with intervals, which end with the worst case."""
     tables: list[list[str]] = [[]]
-    for line in README.read_text().splitlines():
+    for line in RESULTS.read_text().splitlines():
         if not re.match(r"\| .* \| .*\d ?\]", line):
             continue
         name = line.split("|")[1].strip()
@@ -131,9 +131,9 @@ def _tables_in_the_readme() -> list[list[str]]:
     return tables
 
 
-def test_quick_is_the_readme_s_table() -> None:
-    assert _tables_in_the_readme()
-    for names in _tables_in_the_readme():
+def test_quick_is_the_table_of_results() -> None:
+    assert _tables_of_results()
+    for names in _tables_of_results():
         assert names == [attack.name for attack in preset_attacks("quick")]
 
 

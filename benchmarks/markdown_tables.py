@@ -1,6 +1,6 @@
-"""The README's tables of the benchmarks, from the CSVs that these wrote: what stands there is what a command printed.
+"""The tables of README.md and RESULTS.md, from the CSVs that the benchmarks wrote: what stands there is what a command printed.
 
-    python -m benchmarks.readme_tables
+    python -m benchmarks.markdown_tables
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`, NAME being the CSV's, as in `table1-digits`; this command writes
 them anew, and a test asks whether they agree.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.harness import RESULTS
 
-README = Path(__file__).parent.parent / "README.md"
+DOCUMENTS = tuple(Path(__file__).parent.parent / name for name in ("README.md", "RESULTS.md"))
 _BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Row = dict[str, str]
@@ -161,8 +161,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
 
 
 def main() -> None:
-    README.write_text(filled(README.read_text()))
-    print(f"written to {README}")
+    for document in DOCUMENTS:
+        document.write_text(filled(document.read_text()))
+        print(f"written to {document}")
 
 
 def filled(text: str) -> str:
