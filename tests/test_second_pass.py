@@ -1,0 +1,79 @@
+"""A second pass over what a record left: its numbers count for the images that it attacked, the record's for the others."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from art_advtransform.attacks.base import from_function
+from art_advtransform.attacks.strong import strong
+from art_advtransform.counting import interval
+from art_advtransform.datasets import load_dataset
+from art_advtransform.evaluate_nets import DEFENDED, Nets, evaluate_nets
+from art_advtransform.recipes import DIGITS_THREAT
+from art_advtransform.records import AttackResult, Evaluation
+from benchmarks import harness, second_pass
+from benchmarks.second_pass import attacks, rows, survivors
+
+
+def found(shares: list[float], **settings: Any) -> Evaluation:
+    mean = interval(torch.tensor(shares), 0)
+    result = AttackResult("one", "white box", "own", "", mean, per_image=shares, forward=3.0)
+    return Evaluation({"seed": 0, "nb_draws": 50, **settings}, replace(result, name="no attack"), [result], result, [])
+
+
+def test_images_are_attacked_again_where_more_than_that_was_left() -> None:
+    assert survivors(found([0.0, 0.02, 0.03, 0.5]), 0.02) == [2, 3]
+
+
+def test_what_it_leaves_counts_even_where_it_is_more() -> None:
+    table = rows(found([0.0, 0.02, 0.3, 0.5]), found([0.4, 0.1]), [2, 3])
+    told = {row["what"]: (row["images"], round(row["accuracy"], 6)) for row in table}
+    assert told == {
+        "the record, all images": (4, 20.5),
+        "of these, attacked again: the record": (2, 40.0),
+        "no attack": (2, 25.0),
+        "one": (2, 25.0),
+        "after the second pass": (2, 25.0),
+        "all images, after the second pass": (4, 13.0),
+    }
+    assert all(row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] for row in table)
+    assert {row["evaluations"] for row in table} == {"-", 3.0}
+
+
+def test_it_is_made_of_the_preset_s_attacks_and_steers() -> None:
+    names = [attack.name for attack in attacks()]
+    assert len(names) == 8
+    assert [attack.name for attack in strong(0.1) if attack.name in names] == names
+    steering = [attack.name for attack in strong(0.1) if attack.stage == "4 steering"]
+    assert names[-len(steering) :] == steering
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, few = load_dataset("digits", "test").sample(6), {"nb_draws": 5, "nb_selection_draws": 2}
+    darker = from_function("darker", lambda x, y: x - 0.125)
+    options: dict[str, Any] = {"models": [DEFENDED], "preset": [darker], "about": {"dataset": "digits"}, **few}
+    made = evaluate_nets(Nets.load("digits"), data, DIGITS_THREAT, tmp_path, **options)
+    before = made[DEFENDED].worst.mean
+    assert before is not None
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    monkeypatch.setattr(second_pass, "attacks", lambda: [replace(darker, name="darker still")])
+    arguments = ["second_pass", "--dataset", "digits", "--record", str(tmp_path / DEFENDED), "--draws", "5"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    second_pass.main()
+    (path,) = tmp_path.glob("second_pass-digits-*.csv")
+    with path.open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["images"] for row in (table[0], table[1], table[-1])] == ["6", table[2]["images"], "6"]
+    assert float(table[0]["accuracy"]) == pytest.approx(100 * before.value, rel=1e-3)
+    for wrong, message in ((["--seed", "1"], "of seed 1, got 0"), (["--draws", "4"], "of nb_draws 4, got 5")):
+        monkeypatch.setattr(sys, "argv", [*arguments, *wrong])
+        with pytest.raises(ValueError, match=message):
+            second_pass.main()
