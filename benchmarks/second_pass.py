@@ -28,14 +28,14 @@ from benchmarks.harness import RESULTS, print_table, write_csv
 from benchmarks.subject import Subject, options
 
 _BUDGET = 0.1
-# Beside all of steering: what stood for most of the images that the record left in more than 2 of 100 draws.
+# Beside steering: what stood for most of the images that the record left in more than 2 of 100 draws.
 _KEPT = (
     ("0 transfer", "on f_b"),
     ("1 expectation", "momentum PGD"),
     ("1 expectation", "1 draw, momentum 0.9"),
     ("1 expectation", "10 draws, momentum 0/0.9/0.99"),
     ("1 expectation", "40 draws"),
-    ("4 steering", ""),
+    ("4 steering", "steering"),
 )
 
 
@@ -102,9 +102,9 @@ def rows(record: Evaluation, result: Evaluation, numbers: list[int]) -> list[dic
     before = torch.tensor(record.worst.per_image, dtype=torch.float64)
     after = before.clone()
     after[numbers] = torch.tensor(result.worst.per_image, dtype=torch.float64)
-    told = {"draws": record.settings["nb_draws"], "seed": seed}
+    nb_draws, nb_attack_draws = record.settings["nb_draws"], result.settings["nb_attack_draws"]
 
-    def line(what: str, shares: torch.Tensor, evaluations: float | str = "-") -> dict[str, Any]:
+    def line(what: str, shares: torch.Tensor, evaluations: float | str = "-", draws: int = nb_draws) -> dict[str, Any]:
         mean = interval(shares, seed)
         found = AttackResult(what, "", "", "", mean)
         return {
@@ -112,16 +112,17 @@ def rows(record: Evaluation, result: Evaluation, numbers: list[int]) -> list[dic
             "images": len(shares),
             **with_interval("accuracy", found),
             "evaluations": evaluations,
-            **told,
+            "draws": draws,
+            "seed": seed,
         }
 
-    def of(found: AttackResult) -> dict[str, Any]:
-        return line(found.name, torch.tensor(found.per_image, dtype=torch.float64), found.forward)
+    def of(found: AttackResult, draws: int = nb_attack_draws) -> dict[str, Any]:
+        return line(found.name, torch.tensor(found.per_image, dtype=torch.float64), found.forward, draws)
 
     return [
         line("the record, all images", before),
         line("of these, attacked again: the record", before[numbers]),
-        of(result.clean),
+        of(result.clean, nb_draws),
         *(of(attack) for attack in result.attacks),
         line("after the second pass", after[numbers], sum(attack.forward for attack in result.attacks)),
         line("all images, after the second pass", after),

@@ -25,7 +25,13 @@ from benchmarks.second_pass import attacks, rows, survivors
 def found(shares: list[float], **settings: Any) -> Evaluation:
     mean = interval(torch.tensor(shares), 0)
     result = AttackResult("one", "white box", "own", "", mean, per_image=shares, forward=3.0)
-    return Evaluation({"seed": 0, "nb_draws": 50, **settings}, replace(result, name="no attack"), [result], result, [])
+    return Evaluation(
+        {"seed": 0, "nb_draws": 50, "nb_attack_draws": 20, **settings},
+        replace(result, name="no attack"),
+        [result],
+        result,
+        [],
+    )
 
 
 def test_images_are_attacked_again_where_more_than_that_was_left() -> None:
@@ -45,14 +51,14 @@ def test_what_it_leaves_counts_even_where_it_is_more() -> None:
     }
     assert all(row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] for row in table)
     assert {row["evaluations"] for row in table} == {"-", 3.0}
+    assert [row["draws"] for row in table] == [50, 50, 50, 20, 50, 50]
 
 
 def test_it_is_made_of_the_preset_s_attacks_and_steers() -> None:
     names = [attack.name for attack in attacks()]
-    assert len(names) == 8
+    assert len(names) == 7
     assert [attack.name for attack in strong(0.1) if attack.name in names] == names
-    steering = [attack.name for attack in strong(0.1) if attack.stage == "4 steering"]
-    assert names[-len(steering) :] == steering
+    assert [attack.method for attack in attacks()][-1] == "steered_pgd"
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
