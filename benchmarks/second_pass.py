@@ -48,6 +48,8 @@ def main() -> None:
     parser.add_argument("--chunk-size", type=int, default=18)
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
+    if arguments.images or arguments.skip:
+        parser.error("expected neither --images nor --skip: the record says which images")
     record = Evaluation.load(arguments.record / "evaluation.json")
     arguments.images, arguments.skip = record.settings["nb_images"], int(record.settings.get("skip", 0))
     subject = Subject.load(arguments)
@@ -69,7 +71,7 @@ def main() -> None:
 
 
 def attacks() -> list[Attack]:
-    """Transfer from f_b, most of stage 1, and steering, as the preset has them at a tenth of its budget."""
+    """Transfer from f_b, half of stage 1, and steering, as the preset has them at a tenth of its budget."""
     return [a for a in strong(_BUDGET) if any(a.stage == stage and part in a.name for stage, part in _KEPT)]
 
 

@@ -79,6 +79,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         table = list(csv.DictReader(file))
     assert [row["images"] for row in (table[0], table[1], table[-1])] == ["6", table[2]["images"], "6"]
     assert float(table[0]["accuracy"]) == pytest.approx(100 * before.value, rel=1e-3)
+    monkeypatch.setattr(sys, "argv", [*arguments, "--images", "3"])
+    with pytest.raises(SystemExit, match="2"):
+        second_pass.main()
     for wrong, message in ((["--seed", "1"], "of seed 1, got 0"), (["--draws", "4"], "of nb_draws 4, got 5")):
         monkeypatch.setattr(sys, "argv", [*arguments, *wrong])
         with pytest.raises(ValueError, match=message):
