@@ -51,6 +51,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume/--restart", help="Go on after the last checkpoint, or anew.")
     ] = True,
+    test_images: Annotated[
+        int | None, typer.Option(help="Test images that the cards' accuracies are measured on; default: all.", min=1)
+    ] = None,
     mixed_precision: Annotated[str, typer.Option(help="no, bf16 or fp16 (GPU).")] = "no",
     tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's logs.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the nets; default: runs/train-<dataset>.")] = None,
@@ -76,6 +79,7 @@ def train(
         replace=not resume,  # hours of training are not overwritten by a word less in the command
         mixed_precision=mixed_precision,  # type: ignore[arg-type]
         log_dir=tensorboard,
+        test_images=test_images,
     )
     planned_nets(dataset, out, net, options)  # refuses what it can before anything is loaded
     images = [load_dataset(dataset, split, data_root, download=download) for split in ("train", "test")]

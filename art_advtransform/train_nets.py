@@ -51,6 +51,8 @@ class Options:
         resume: go on from the checkpoints and keep what is finished; ``False`` begins anew.
         replace: train over finished nets of another recipe; ``False`` refuses to, before any work.
         mixed_precision, log_dir: as for :func:`~art_advtransform.training.fit`.
+        test_images: a fixed sample of as many test images is what the cards are measured on; ``None``: all. Through g every one
+            of them costs several transformations.
         progress: called with a net's name, gives the callback (what, done, all) for its training.
     """
 
@@ -61,6 +63,7 @@ class Options:
     replace: bool = True
     mixed_precision: Precision = "no"
     log_dir: str | os.PathLike[str] | None = None
+    test_images: int | None = None
     progress: Callable[[str], Progress] | None = None
 
 
@@ -86,10 +89,12 @@ def train_nets(
         The folder of every net.
 
     Raises:
-        ValueError: as :func:`planned_nets`.
+        ValueError: as :func:`planned_nets`, or if there are fewer test images than are asked for.
     """
     options = Options() if options is None else options
     nets = planned_nets(dataset, out, names, options)
+    if options.test_images is not None:
+        test = test.sample(options.test_images)
     for folder, net in nets.items():
         _train_net(dataset, net, train, test, folder, options)
     return {folder.name: folder for folder in nets}
@@ -201,6 +206,8 @@ def _how(dataset: str, name: str, options: Options, train: ImageSet) -> dict[str
     words = ["art-advtransform train", f"--dataset {dataset}", f"--preset {options.preset}", f"--net {name}"]
     if options.redraw_every is not None:
         words.append(f"--redraw-every {options.redraw_every}")
+    if options.test_images is not None:
+        words.append(f"--test-images {options.test_images}")
     if options.mixed_precision != "no":
         words.append(f"--mixed-precision {options.mixed_precision}")
     return {"command": " ".join(words), **made}

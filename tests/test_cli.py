@@ -25,7 +25,16 @@ from art_advtransform.records import Evaluation
 from tests.commands import EVALUATE, files, run, table
 
 COMMANDS = {
-    "train": ("--preset", "--net", "--redraw-every", "--restart", "--mixed-precision", "--tensorboard", "--out"),
+    "train": (
+        "--preset",
+        "--net",
+        "--redraw-every",
+        "--restart",
+        "--test-images",
+        "--mixed-precision",
+        "--tensorboard",
+        "--out",
+    ),
     "evaluate": (
         "--preset",
         "--images",

@@ -30,6 +30,7 @@ ERRORS = {
     "train --mixed-precision fp8": "unknown mixed_precision 'fp8'; known: no, bf16, fp16",
     "train --dataset fashion_mnist": "no recipes for dataset 'fashion_mnist'; known: digits, .*; the preset paper has them",
     "train --preset slow": "unknown preset 'slow'; known: cpu, paper, smoke",
+    "train --net surrogate --test-images 1000": "expected at most 597 images of digits, got 1000",
     "train --net f_c": "unknown net 'f_c'; known: f_b-adversarial, ",
     "evaluate --f-b nowhere": "no weights 'nowhere': neither a folder with card.json nor a bundled net",
     "evaluate --nets nowhere": "no weights 'nowhere/undefended'",

@@ -64,10 +64,10 @@ def test_train_one_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_train_with_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_accelerate: None) -> None:
     monkeypatch.setitem(recipes.NETS, "digits", tiny_nets(2))
     arguments = ("train", "--net", "f_a-defended", "--out", "nets", "--redraw-every", "1")
-    run(*arguments, "--mixed-precision", "bf16", "--tensorboard", "logs")
+    run(*arguments, "--test-images", "30", "--mixed-precision", "bf16", "--tensorboard", "logs")
     card = read_card(tmp_path / "nets" / "f_a-defended")
-    assert (card["net"]["redraw_every"], card["mixed_precision"]) == (1, "bf16")
-    assert card["command"].endswith("--net f_a-defended --redraw-every 1 --mixed-precision bf16")
+    assert (card["net"]["redraw_every"], card["mixed_precision"], card["test_images"]) == (1, "bf16", 30)
+    assert card["command"].endswith("--net f_a-defended --redraw-every 1 --test-images 30 --mixed-precision bf16")
     assert list((tmp_path / "logs").rglob("events.out.tfevents.*"))
 
 

@@ -233,6 +233,15 @@ def test_another_precision_is_another_training(tmp_path: Path, tiny: dict[str, N
     assert not same_weights(load_pretrained(folder), weights)
 
 
+def test_cards_are_measured_on_as_many_images_as_asked_for(tmp_path: Path, tiny: dict[str, Net]) -> None:
+    data, options = digits("test"), Options(test_images=40)
+    folder = train_nets("digits", data.sample(64), data, tmp_path, ["surrogate"], options)["surrogate"]
+    net, seen = load_pretrained(folder), data.sample(40)
+    with torch.no_grad():
+        right = float((net(seen.x).argmax(1) == seen.y).float().mean())
+    assert (read_card(folder)["test_accuracy"], read_card(folder)["test_images"]) == (pytest.approx(right), 40)
+
+
 def test_recipes_of_one_s_own_are_no_command(tmp_path: Path, tiny: dict[str, Net]) -> None:
     data = digits("train").sample(64)
     folder = train_nets("digits", data, data, tmp_path, options=Options(nets={"mine": tiny["surrogate"]}))["mine"]
