@@ -1,9 +1,10 @@
-"""What a record of the preset strong left of the defended net, attacked again by what has been mended since.
+"""What a record of the preset strong left of a net, attacked again by what has been mended since.
 
-    python -m benchmarks.second_pass [--dataset cifar10] [--record benchmarks/results/evaluate-cifar10-strong/defended]
+    python -m benchmarks.second_pass [--dataset cifar10] [--model adversarial] [--record benchmarks/results/evaluate-cifar10-strong]
 
 Images that the record left right in more than --left of its draws are attacked from the start, at a tenth of the budget: transfer
-from f_b, the attacks of stage 1 that stood for most of them, and steering. What that leaves of an image counts instead of what the
+from f_b, the attacks of stage 1 that stood for most of them, and steering; a net without g by what steps on itself instead of what
+needs a g. What that leaves of an image counts instead of what the
 record says, were it more: to take the less of the two would count luck. The other images keep what they have. Resumes from --out;
 `torchrun --nproc-per-node 2 -m benchmarks.second_pass` shares the images.
 """
@@ -37,12 +38,17 @@ _KEPT = (
     ("1 expectation", "40 draws"),
     ("4 steering", "steering"),
 )
+# Instead of transfer from f_b, and of steering it.
+_WITHOUT_G = (("0 transfer", "on f_a"), *(kept for kept in _KEPT if kept[0] == "1 expectation"))
 
 
 def main() -> None:
     parser = options(__doc__, images=0)
     parser.set_defaults(dataset="cifar10")
-    parser.add_argument("--record", type=Path, default=RESULTS / "evaluate-cifar10-strong" / "defended")
+    parser.add_argument(
+        "--record", type=Path, default=RESULTS / "evaluate-cifar10-strong", help="a folder for each model"
+    )
+    parser.add_argument("--model", default=DEFENDED, help="of the record: defended, adversarial, ...")
     parser.add_argument("--left", type=float, default=0.02, help="share of right draws that an image must exceed")
     parser.add_argument("--draws", type=int, default=100, help="draws of D that score the worst case")
     parser.add_argument("--chunk-size", type=int, default=18)
@@ -50,16 +56,19 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.images or arguments.skip:
         parser.error("expected neither --images nor --skip: the record says which images")
-    record = Evaluation.load(arguments.record / "evaluation.json")
+    record = Evaluation.load(arguments.record / arguments.model / "evaluation.json")
     arguments.images, arguments.skip = record.settings["nb_images"], int(record.settings.get("skip", 0))
     subject = Subject.load(arguments)
     check_same(record, subject, arguments)
     numbers = survivors(record, arguments.left)
     data = replace(subject.data, x=subject.x[numbers], y=subject.y[numbers])
+    has_g = subject.nets.models()[arguments.model].randomized
+    question = "second_pass" if arguments.model == DEFENDED else f"second_pass-{arguments.model}"
     result = replace(subject, data=data).evaluated(
-        attacks(),
-        "second_pass",
+        attacks(has_g),
+        question,
         arguments,
+        model=arguments.model,
         nb_attack_draws=min(arguments.draws, 20),
         chunk_size=arguments.chunk_size,
         about={"numbers": numbers},
@@ -67,12 +76,13 @@ def main() -> None:
     if Shards().is_main:
         table = rows(record, result, numbers)
         print_table(table)
-        print(f"written to {write_csv(f'second_pass-{arguments.dataset}', table)}")
+        print(f"written to {write_csv(f'{question}-{arguments.dataset}', table)}")
 
 
-def attacks() -> list[Attack]:
-    """Transfer from f_b, half of stage 1, and steering, as the preset has them at a tenth of its budget."""
-    return [a for a in strong(_BUDGET) if any(a.stage == stage and part in a.name for stage, part in _KEPT)]
+def attacks(has_g: bool) -> list[Attack]:
+    """Transfer from f_b, half of stage 1, and steering, as the preset has them at a tenth of its budget; see ``_WITHOUT_G``."""
+    kept = _KEPT if has_g else _WITHOUT_G
+    return [a for a in strong(_BUDGET) if any(a.stage == stage and part in a.name for stage, part in kept)]
 
 
 def survivors(record: Evaluation, left: float) -> list[int]:
@@ -88,7 +98,7 @@ def check_same(record: Evaluation, subject: Subject, arguments: argparse.Namespa
     """
     here = {
         "dataset": arguments.dataset,
-        "model": DEFENDED,
+        "model": arguments.model,
         "threat": {"eps": subject.threat.eps, "clip_values": list(subject.threat.clip_values)},
         "seed": arguments.seed,
         "nb_draws": arguments.draws,

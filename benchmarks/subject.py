@@ -51,14 +51,20 @@ class Subject:
         return DefendedModel(self.nets.f_a, LLPGDTransform(self.nets.f_b, config)).eval()
 
     def evaluated(
-        self, attacks: Sequence[Attack], question: str, arguments: argparse.Namespace, **more: Any
+        self,
+        attacks: Sequence[Attack],
+        question: str,
+        arguments: argparse.Namespace,
+        model: str = DEFENDED,
+        **more: Any,
     ) -> Evaluation:
         """f_a(g(.)) under ``attacks``, with all nets that an attacker may have; kept in --out or a folder of ``runs/``.
 
+        ``model``: another of :meth:`~art_advtransform.evaluate_nets.Nets.models`.
         ``more``: options of :func:`~art_advtransform.evaluation.evaluate`.
         """
         return evaluate(
-            self.defended,
+            self.nets.models()[model].eval(),
             self.x,
             self.y,
             attacks,
@@ -66,7 +72,7 @@ class Subject:
             out=arguments.out or Path(f"runs/{question}-{arguments.dataset}"),
             seed=arguments.seed,
             nb_draws=arguments.draws,
-            surrogates=self.nets.surrogates(DEFENDED),
+            surrogates=self.nets.surrogates(model),
             twin=self.nets.twin,
             progress=lambda name, done, total: progress(f"{done}/{total} {name}"),
             **more,

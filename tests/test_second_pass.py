@@ -15,7 +15,8 @@ from art_advtransform.attacks.base import from_function
 from art_advtransform.attacks.strong import strong
 from art_advtransform.counting import interval
 from art_advtransform.datasets import load_dataset
-from art_advtransform.evaluate_nets import DEFENDED, Nets, evaluate_nets
+from art_advtransform.evaluate_nets import ADVERSARIAL, DEFENDED, Nets, evaluate_nets
+from art_advtransform.evaluation import evaluate
 from art_advtransform.recipes import DIGITS_THREAT
 from art_advtransform.records import AttackResult, Evaluation
 from benchmarks import harness, second_pass
@@ -55,26 +56,34 @@ def test_what_it_leaves_counts_even_where_it_is_more() -> None:
 
 
 def test_it_is_made_of_the_preset_s_attacks_and_steers() -> None:
-    names = [attack.name for attack in attacks()]
-    assert len(names) == 7
-    assert [attack.name for attack in strong(0.1) if attack.name in names] == names
-    assert [attack.method for attack in attacks()][-1] == "steered_pgd"
+    for has_g in (True, False):
+        names = [attack.name for attack in attacks(has_g)]
+        assert len(names) == 7
+        assert [attack.name for attack in strong(0.1) if attack.name in names] == names
+    assert [attack.method for attack in attacks(True)][-1] == "steered_pgd"
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_net_without_g_is_attacked_by_what_needs_none() -> None:
+    data, nets = load_dataset("digits", "test").sample(2), Nets.load("digits")
+    found = evaluate(nets.models()[ADVERSARIAL].eval(), data.x, data.y, attacks(has_g=False), DIGITS_THREAT, nb_draws=2)
+    assert [attack.problem for attack in found.attacks] == [""] * 7
+
+
+@pytest.mark.parametrize("model", [DEFENDED, ADVERSARIAL])
+def test_the_command(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, few = load_dataset("digits", "test").sample(6), {"nb_draws": 5, "nb_selection_draws": 2}
     darker = from_function("darker", lambda x, y: x - 0.125)
-    options: dict[str, Any] = {"models": [DEFENDED], "preset": [darker], "about": {"dataset": "digits"}, **few}
+    options: dict[str, Any] = {"models": [model], "preset": [darker], "about": {"dataset": "digits"}, **few}
     made = evaluate_nets(Nets.load("digits"), data, DIGITS_THREAT, tmp_path, **options)
-    before = made[DEFENDED].worst.mean
+    before = made[model].worst.mean
     assert before is not None
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    monkeypatch.setattr(second_pass, "attacks", lambda: [replace(darker, name="darker still")])
-    arguments = ["second_pass", "--dataset", "digits", "--record", str(tmp_path / DEFENDED), "--draws", "5"]
+    monkeypatch.setattr(second_pass, "attacks", lambda has_g: [replace(darker, name="darker still")])
+    arguments = ["second_pass", "--dataset", "digits", "--record", str(tmp_path), "--model", model, "--draws", "5"]
     monkeypatch.setattr(sys, "argv", arguments)
     second_pass.main()
-    (path,) = tmp_path.glob("second_pass-digits-*.csv")
+    (path,) = tmp_path.glob(f"second_pass{'' if model == DEFENDED else '-adversarial'}-digits-*.csv")
     with path.open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["images"] for row in (table[0], table[1], table[-1])] == ["6", table[2]["images"], "6"]
