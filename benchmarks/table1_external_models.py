@@ -24,8 +24,9 @@ from benchmarks.columns import trained, with_interval
 from benchmarks.workshop import Workshop
 
 _ALL = (0, 1, 2, 5, 10, 15, 20)
-# of f_b on clean images: every one has an f_a of its own, so that the scale cpu has fewer
-EPOCHS = {"digits": _ALL, "cpu": (0, 1, 5, 20), "paper": _ALL}
+# of f_b on clean images: every one has an f_a of its own, so that the smaller scales have fewer
+_FEWER = (0, 1, 5, 20)
+EPOCHS = {"digits": _FEWER, "cpu": _FEWER, "paper": _ALL}
 # the f_b of all tables, which may have had more epochs and images; and one like the plain ones, but on adversarial examples
 ADVERSARIAL, ALIKE = "adversarial", f"adversarial-{_ALL[-1]}"
 # the paper's columns: standard accuracy, BPDA-I accuracy, distance of E[g(x)] to x (in a norm that its text has lost)
