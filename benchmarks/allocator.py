@@ -1,7 +1,7 @@
-"""What is lost on a CPU to a malloc that gives large blocks back to the system after every layer, and gets them zeroed again?
+"""What is lost on a CPU to a malloc that gives large blocks back to the system, and gets them filled with zeros again?
 
-glibc does, unless its environment says otherwise (`KEPT`: these settings keep the memory of a process until it ends). Every case
-runs in a process of its own, with and without, in turn.
+glibc does, unless :func:`~art_advtransform.allocator.keep_freed_memory` asks it not to; torch can ask for huge pages beside that.
+Every case runs in a process of its own, each way in turn.
 
     python -m benchmarks.allocator
 """
@@ -21,47 +21,44 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from art_advtransform import DefendedModel, LLPGDTransform, load_pretrained
+from art_advtransform.allocator import keep_freed_memory
 from art_advtransform.losses import Loss, adversarial_loss, plain_loss
 from art_advtransform.networks import NETWORKS
 from art_advtransform.randomness import keyed_generator
 from art_advtransform.recipes import THREATS, preset_nets
 from benchmarks.harness import images, print_table, progress, write_csv
 
-KEPT = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-    "THP_MEM_ALLOC_ENABLE": "1",
-}
-ROUNDS, SECONDS, BATCH = 3, 10.0, 128
+WAYS = ("usual", "kept", "kept_huge")
+_HUGE = "THP_MEM_ALLOC_ENABLE"
+ROUNDS, SECONDS, BATCH = 3, 8.0, 128
 
 
 def main() -> None:
     if len(sys.argv) > 1:
-        print(json.dumps(rate(CASES[sys.argv[1]]())))
+        way, case = sys.argv[1:]
+        if way != "usual" and not keep_freed_memory():
+            raise RuntimeError("expected glibc's malloc, and no settings for it in the environment")
+        print(json.dumps(rate(CASES[case]())))
         return
     rows: list[dict[str, Any]] = []
     for case in CASES:
-        rates: dict[bool, list[float]] = {False: [], True: []}
+        rates: dict[str, list[float]] = {way: [] for way in WAYS}
         for _ in range(ROUNDS):
-            for kept, found in rates.items():
-                found.append(in_a_process(case, kept))
-        usual, tuned = median(rates[False]), median(rates[True])
-        rows.append(
-            {"case": case, "images_per_s": usual, "images_per_s_kept": tuned, "speed_over_usual": tuned / usual}
-        )
-        progress(f"{case}: {usual:.1f}, kept {tuned:.1f} images a second")
+            for way, found in rates.items():
+                found.append(in_a_process(way, case))
+        middle = {way: median(found) for way, found in rates.items()}
+        over = {f"{way}_over_usual": middle[way] / middle["usual"] for way in WAYS[1:]}
+        rows.append({"case": case, **{f"{way}_images_per_s": middle[way] for way in WAYS}, **over})
+        progress(f"{case}: " + ", ".join(f"{way} {found:.1f}" for way, found in middle.items()) + " images a second")
     print_table(rows)
     print(f"written to {write_csv('allocator', rows)}")
 
 
-def in_a_process(case: str, kept: bool) -> float:
+def in_a_process(way: str, case: str) -> float:
     """Images a second."""
-    usual = {name: value for name, value in os.environ.items() if name not in KEPT}
-    command = [sys.executable, "-m", "benchmarks.allocator", case]
-    found = subprocess.run(
-        command, env={**usual, **(KEPT if kept else {})}, check=True, capture_output=True, text=True
-    ).stdout
+    command = [sys.executable, "-m", "benchmarks.allocator", way, case]
+    environment = {**os.environ, _HUGE: "1" if way == "kept_huge" else "0"}
+    found = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     return float(json.loads(found.splitlines()[-1]))
 
 
