@@ -48,6 +48,13 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.x)
 
+    def sha256(self) -> str:
+        """Of images and labels: what tells a training set from another of the same name."""
+        digest = hashlib.sha256(str(tuple(self.x.shape)).encode())
+        for tensor in (self.x, self.y):
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
     def sample(self, n: int, skip: int = 0) -> ImageSet:
         """``n`` images in the order of a hash of their pixels: a fixed, mixed sample, the same from whatever source.
 

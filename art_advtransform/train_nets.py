@@ -49,7 +49,8 @@ class Options:
         nets: by name, f_b before what is trained on it: instead of the preset's.
         redraw_every: instead of the recipes', where g is trained on.
         resume: go on from the checkpoints and keep what is finished; ``False`` begins anew.
-        replace: train over finished nets of another recipe; ``False`` refuses to, before any work.
+        replace: train over finished nets that are others (of another recipe, precision, f_b or training set); ``False`` refuses
+            to, before any work.
         mixed_precision, log_dir: as for :func:`~art_advtransform.training.fit`.
         test_images: a fixed sample of as many test images is what the cards are measured on; ``None``: all. Through g every one
             of them costs several transformations.
@@ -89,14 +90,19 @@ def train_nets(
         The folder of every net.
 
     Raises:
-        ValueError: as :func:`planned_nets`, or if there are fewer test images than are asked for.
+        ValueError: as :func:`planned_nets`, if there are fewer test images than are asked for, or, without ``options.replace``, if
+            a folder holds a finished net of other training images.
     """
     options = Options() if options is None else options
     nets = planned_nets(dataset, out, names, options)
     if options.test_images is not None:
         test = test.sample(options.test_images)
+    images = train.sha256()
+    for folder in nets:
+        if not options.replace and _has_card(folder) and not _made_of(folder, images):
+            raise ValueError(_refusal(folder, "trained on other images"))
     for folder, net in nets.items():
-        _train_net(dataset, net, train, test, folder, options)
+        _train_net(dataset, net, train, test, folder, options, images)
     return {folder.name: folder for folder in nets}
 
 
@@ -107,7 +113,8 @@ def planned_nets(
 
     Raises:
         ValueError: if the data set, the preset, a name or the precision is unknown (the message lists the known ones), fp16 has
-            no GPU, or, without ``options.replace``, a folder holds a finished net of another recipe.
+            no GPU, or, without ``options.replace``, a folder holds a finished net of another recipe or precision, or behind
+            another f_b than the one beside it, which may be yet to come.
     """
     check_precision(options.mixed_precision)
     known = preset_nets(dataset, options.preset) if options.nets is None else options.nets
@@ -122,22 +129,41 @@ def planned_nets(
             net = replace(net, redraw_every=options.redraw_every)
         planned[Path(out) / name] = net
     for folder, net in planned.items():
-        if not options.replace and (folder / "card.json").is_file() and _recipe_of(folder) != net.to_json():
-            raise ValueError(
-                f"{folder} holds a net of another recipe: choose another folder, or restart to train over it"
-            )
+        if not options.replace and _has_card(folder):
+            _check_same(dataset, net, folder, planned, options.mixed_precision)
     return planned
 
 
-def _train_net(dataset: str, net: Net, train: ImageSet, test: ImageSet, folder: Path, options: Options) -> None:
+def _check_same(dataset: str, net: Net, folder: Path, planned: Mapping[Path, Net], precision: Precision) -> None:
+    """That the net in ``folder`` is the one that would be trained there."""
+    card = read_card(folder)
+    if card.get("dataset", dataset) != dataset or _recipe_of(folder) != net.to_json():
+        raise ValueError(_refusal(folder, "of another recipe"))
+    if card.get("mixed_precision", "no") != precision:
+        raise ValueError(_refusal(folder, "of another precision"))
+    beside = folder.parent / net.f_b
+    if net.role in _ON_G and (
+        (beside in planned and not _has_card(beside))
+        or read_card(_f_b(dataset, net, folder.parent))["sha256"] != card["f_b_sha256"]
+    ):
+        raise ValueError(_refusal(folder, "behind another f_b"))
+
+
+def _refusal(folder: Path, what: str) -> str:
+    return f"{folder} holds a net {what}: choose another folder, or restart to train over it"
+
+
+def _train_net(
+    dataset: str, net: Net, train: ImageSet, test: ImageSet, folder: Path, options: Options, images: str
+) -> None:
     made_from = _made_from(dataset, net, folder.parent, options.mixed_precision)
     accelerator = start_accelerator(options.mixed_precision)
-    # of another role or f_b it is another file: never gone on from
-    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]
+    # of another role, f_b or training set it is another file: never gone on from
+    digest = hashlib.sha256(f"{json.dumps(made_from, sort_keys=True)} {images}".encode()).hexdigest()[:8]
     checkpoint, kept = (
         folder.with_name(f"{folder.name}.{digest}.{kind}.safetensors") for kind in ("checkpoint", "bank")
     )
-    if options.resume and _finished(folder, made_from):
+    if options.resume and _finished(folder, made_from) and _made_of(folder, images):
         return
     if not options.resume and accelerator.is_main_process:
         for path in (checkpoint, kept):
@@ -168,6 +194,7 @@ def _train_net(dataset: str, net: Net, train: ImageSet, test: ImageSet, folder: 
     card = {
         **made_from,
         **_how(dataset, folder.name, options, train),
+        "train_sha256": images,
         **found(net, model, transform, train, test, accelerator, partial(progress, "measuring")),
     }
     if accelerator.is_main_process:
@@ -218,8 +245,17 @@ def is_finished(dataset: str, net: Net, folder: Path) -> bool:
     return _finished(folder, _made_from(dataset, net, folder.parent))
 
 
+def _has_card(folder: Path) -> bool:
+    return (folder / "card.json").is_file()
+
+
+def _made_of(folder: Path, images: str) -> bool:
+    """Whether the net in ``folder`` was trained on these images, as far as its card says."""
+    return bool(read_card(folder).get("train_sha256", images) == images)
+
+
 def _finished(folder: Path, made_from: dict[str, Any]) -> bool:
-    if not (folder / "card.json").is_file():
+    if not _has_card(folder):
         return False
     # a card that is older than the choice of a precision had none
     return made_from.items() <= {"mixed_precision": "no", **read_card(folder), "net": _recipe_of(folder)}.items()

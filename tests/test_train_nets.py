@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from art_advtransform import recipes
@@ -22,7 +21,7 @@ from art_advtransform.measuring import imitation_error, pgd_images
 from art_advtransform.networks import NETWORKS
 from art_advtransform.pretrained import load_pretrained, read_card
 from art_advtransform.recipes import DIGITS_THREAT, Net
-from art_advtransform.train_nets import Options, is_finished, train_nets
+from art_advtransform.train_nets import Options, train_nets
 from art_advtransform.training import Recipe
 from tests.models import digits_accuracy, same_weights, tiny_nets
 
@@ -204,33 +203,6 @@ def test_restart_trains_again(tmp_path: Path, tiny: dict[str, Net]) -> None:
     assert seen == ["loss 1/1", "measuring 0/1", "measuring 1/1"]
     assert same_weights(load_pretrained(expected), before)
     assert leftover.exists()
-
-
-def test_what_is_finished_is_not_trained_over_unasked(tmp_path: Path, tiny: dict[str, Net]) -> None:
-    before = read_card(train(tmp_path, ["undefended", "f_a-defended"])["f_a-defended"])
-    data, unasked = digits("test").sample(64), Options(redraw_every=1, replace=False)
-    with pytest.raises(
-        ValueError, match="f_a-defended holds a net of another recipe: choose another folder, or restart"
-    ):
-        # refused before the first of them is trained
-        train_nets("digits", data, data, tmp_path, ["surrogate", "f_a-defended"], unasked)
-    assert {path.name for path in tmp_path.iterdir()} == {"undefended", "f_a-defended"}
-    assert read_card(tmp_path / "f_a-defended") == before
-    # of the same recipe it is finished, and another one goes on beside it
-    folders = train_nets("digits", data, data, tmp_path, ["surrogate", "f_a-defended"], Options(replace=False))
-    assert read_card(folders["f_a-defended"]) == before
-
-
-def test_another_precision_is_another_training(tmp_path: Path, tiny: dict[str, Net], fresh_accelerate: None) -> None:
-    data = digits("train").sample(64)
-    folder = train_nets("digits", data, data, tmp_path, ["surrogate"], Options(mixed_precision="bf16"))["surrogate"]
-    weights = load_pretrained(folder)
-    assert read_card(folder)["mixed_precision"] == "bf16"
-    assert not is_finished("digits", tiny["surrogate"], folder)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    train_nets("digits", data, data, tmp_path, ["surrogate"])
-    assert is_finished("digits", tiny["surrogate"], folder)
-    assert not same_weights(load_pretrained(folder), weights)
 
 
 def test_cards_are_measured_on_as_many_images_as_asked_for(tmp_path: Path, tiny: dict[str, Net]) -> None:
