@@ -63,6 +63,21 @@ def test_gen_attack_targets_the_runner_up(monkeypatch: pytest.MonkeyPatch) -> No
     assert not bool((seen[0] == target.y).any())
 
 
+@pytest.mark.parametrize("n", [1, 4])
+def test_gen_attack_does_not_stop_at_a_lucky_draw(n: int) -> None:
+    # as Foolbox has it, a batch ends at the first step where the fittest of each was in the class aimed at, in one draw
+    target, attack = digits_target(defended(), n), gen_attack(12, 4)
+    attacked = attack.run(target)
+    runner_up, last = 10, 1
+    assert target.queries.forward == n * (12 * 4 + runner_up + last)
+    assert attacked.shape == target.x.shape
+    assert not torch.equal(attacked, target.x)
+    bare = digits_target(undefended(), n)
+    bare.threat = ThreatModel(0.5)
+    attack.run(bare)
+    assert bare.queries.forward < n * (12 * 4 + runner_up + last)  # nothing draws: there a hit is one
+
+
 def hop_skip_jump_starts(target: Target, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, Tensor]]:
     """What HopSkipJump is called with: (images, labels, starting points)."""
     from foolbox.attacks.hop_skip_jump import HopSkipJumpAttack

@@ -61,16 +61,44 @@ def foolbox_attack(
 
 
 def gen_attack(steps: int = 100, population: int = 10) -> Attack:
-    """GenAttack (Alzantot et al. 2019, arXiv 1805.11090) towards the class that the model finds second most likely."""
-    return foolbox_attack(
-        f"GenAttack: {steps} steps, population {population}",
-        "GenAttack",
-        kind="black box",
-        cost=(steps + 1) * population + _RUNNER_UP_DRAWS,
-        criterion=_towards_runner_up,
-        steps=steps,
-        population=population,
-    )
+    """GenAttack (Alzantot et al. 2019, arXiv 1805.11090) towards the class that the model finds second most likely.
+
+    Foolbox ends it as soon as the fittest of every image is in that class: in one draw, where the model is randomised, which with
+    few images happens at once. There all steps are run.
+    """
+
+    def generate(target: Target, model: DefendedModel) -> Tensor:
+        from foolbox.attacks.gen_attack import GenAttack
+        from foolbox.criteria import TargetedMisclassification
+
+        x, classes, queried = target.x, _runner_up(target), _foolbox_model(model, target)
+        if model.randomized:
+            x, classes = torch.cat([x, x[:1]]), torch.cat([classes, torch.ones_like(classes[:1])])
+            queried = _BesideOneThatHolds(queried)
+        with global_seed(target.global_seed):
+            attack = GenAttack(steps=steps, population=population)
+            _, attacked, _ = attack(queried, x, TargetedMisclassification(classes), epsilons=target.threat.eps)
+        return torch.as_tensor(attacked)[: len(target.y)]
+
+    name, cost = f"GenAttack: {steps} steps, population {population}", (steps + 1) * population + _RUNNER_UP_DRAWS
+    return Attack(name, generate, "black box", View(), "foolbox", "GenAttack", cost)
+
+
+class _BesideOneThatHolds:
+    """A Foolbox model, and for a last image beside the others class 0 whatever comes, without asking the model."""
+
+    data_format = "channels_first"
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.bounds = model, model.bounds
+
+    def __call__(self, x: Any) -> Any:
+        import eagerpy
+
+        found = self.model(x[:-1]).raw
+        held = torch.full_like(found[:1], -100.0)
+        held[0, 0] = 0.0
+        return eagerpy.astensor(torch.cat([found, held]))
 
 
 def hop_skip_jump(steps: int = 8, initial_gradient_eval_steps: int = 50, max_gradient_eval_steps: int = 200) -> Attack:
@@ -143,10 +171,8 @@ def _starting_points(view: DefendedModel, target: Target) -> tuple[Tensor, Tenso
     return chosen, starts[chosen]
 
 
-def _towards_runner_up(target: Target) -> Any:
+def _runner_up(target: Target) -> Tensor:
     """The most likely wrong class by mean logits."""
-    from foolbox.criteria import TargetedMisclassification
-
     with torch.no_grad():
         logits: Tensor = target.view(eot_samples=_RUNNER_UP_DRAWS)(target.x)
-    return TargetedMisclassification(logits.scatter(1, target.y[:, None], -torch.inf).argmax(1))
+    return logits.scatter(1, target.y[:, None], -torch.inf).argmax(1)
