@@ -10,7 +10,13 @@ import torchattacks
 from torch import Tensor, nn
 
 from art_advtransform.attacks.base import Attack, Target, View
-from art_advtransform.attacks.torchattacks_attacks import auto_pgd, auto_pgd_transfer, square, torchattacks_attack
+from art_advtransform.attacks.torchattacks_attacks import (
+    auto_pgd,
+    auto_pgd_transfer,
+    highest_loss,
+    square,
+    torchattacks_attack,
+)
 from art_advtransform.defended import DefendedModel
 from art_advtransform.pretrained import load_pretrained
 from tests.models import defended, digits_target, undefended
@@ -56,6 +62,26 @@ def test_apgd_t_goes_towards_the_wrong_classes_that_are_most_likely(
 def test_apgd_t_needs_four_classes() -> None:
     with pytest.raises(ValueError, match="expected at least 4 classes, got 2"):
         auto_pgd(2, 1, "targeted").run(target(0.5))
+
+
+class TwoClasses:
+    """Towards the first class it finds an image that is wrong, of a low loss; towards the second a right one of a high loss."""
+
+    model, n_target_classes, n_restarts, target_class = DefendedModel(SUM, None), 2, 1, 2
+
+    def get_logits(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        return logits
+
+    def attack_single_run(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        first = self.target_class == 2
+        found = torch.full_like(x, 0.6 if first else 0.4)
+        return found, torch.full((len(x),), not first), torch.full((len(x),), -1.0 if first else 1.0), found
+
+
+def test_an_image_that_is_wrong_is_not_given_up_for_a_higher_loss_towards_another_class() -> None:
+    given = target(0.5)
+    torch.testing.assert_close(highest_loss(TwoClasses(), given.x, given.y), torch.full_like(given.x, 0.6))
 
 
 # below 0.4 no step inside the budget is wrong

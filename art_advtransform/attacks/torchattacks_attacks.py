@@ -75,17 +75,22 @@ def highest_loss(attack: Any, x: Tensor, y: Tensor) -> Tensor:
     image where no draw was wrong, or where the net is wrong without an attack, from which nothing transfers.
     """
     best, highest = x.clone(), torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+    lost = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     targets = range(2, attack.n_target_classes + 2) if hasattr(attack, "n_target_classes") else (None,)
     for target_class in targets:
         attack.target_class = target_class
         for _ in range(attack.n_restarts):
             found, was_right, loss, wrong = attack.attack_single_run(x, y)
+            now_lost = lost
             if not attack.model.randomized:  # a class may change before the cross-entropy is highest
                 with torch.no_grad():
                     right = attack.get_logits(found).argmax(1) == y
                 only_before = right & ~was_right.bool()
                 found = torch.where(only_before.view(-1, 1, 1, 1), wrong, found)
-            better = loss > highest
+                now_lost = ~right | only_before
+            # towards two classes losses do not compare: the higher may be of an image that is right, the lower of a wrong one
+            better = (now_lost & ~lost) | ((now_lost == lost) & (loss > highest))
+            lost = lost | now_lost
             best = torch.where(better.view(-1, 1, 1, 1), found, best)
             highest = torch.where(better, loss, highest)
     return best.detach()
