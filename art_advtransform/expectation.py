@@ -13,7 +13,7 @@ from art_advtransform.layer import LLPGDTransform, check_images
 from art_advtransform.randomness import keyed_generator
 from art_advtransform.transform import random_start
 
-_TRANSFORMATION = 3  # keeps these draws apart from those of an evaluation with the same seed
+_TRANSFORMATION = 13  # keeps these draws apart from those of an evaluation with the same seed
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -13,9 +14,11 @@ from art_advtransform.attacks import base
 from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.attacks.art_attacks import black_box_transfer, bpda_unrolled
 from art_advtransform.attacks.base import Attack, Target, View
-from art_advtransform.attacks.foolbox_attacks import gen_attack
+from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
 from art_advtransform.attacks.torchattacks_attacks import auto_pgd, auto_pgd_transfer
 from art_advtransform.config import ThreatModel
+from art_advtransform.defended import DefendedModel
+from art_advtransform.randomness import derived_seed, global_seed
 from art_advtransform.unrolled import Tanh
 from tests.models import defended, digits_target, undefended
 from tests.problems import linear_net
@@ -72,6 +75,44 @@ def test_one_of_several_surrogates() -> None:
     assert absent.missing(target) == "there is no g to transfer through: f_a itself is attacked"
     assert absent.missing(replace(digits_target(defended()), surrogates=nets)) == "needs a surrogate called c"
     assert auto_pgd_transfer(2, "surrogates", surrogate="a").missing(target) is None
+
+
+def test_surrogates_that_are_left_out() -> None:
+    nets = {name: linear_net(torch.full((2, 4), float(k))) for k, name in enumerate("ab", 1)}
+    x = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    target = Target(undefended(), x, torch.zeros(3).long(), ThreatModel(0.1), 0, nets)
+    with target.seen(View("surrogates", without=("b",))) as seen:
+        torch.testing.assert_close(seen(x), nets["a"](x).log_softmax(1))
+    assert black_box_transfer(without=("b",)).missing(target) is None
+    alone = replace(target, surrogates={"b": nets["b"]})
+    assert black_box_transfer(without=("b",)).missing(alone) == "needs a surrogate net other than b"
+
+
+def test_what_freezes_d_needs_an_f_a_that_does_not_draw() -> None:
+    target = digits_target(defended(), 2)
+    assert hop_skip_jump().missing(target) is None
+    setattr(target.defended.classifier, "randomized", True)  # noqa: B010
+    assert hop_skip_jump().missing(target) == "needs a model that stays the same while it runs: f_a draws itself"
+    assert momentum_pgd().missing(target) is None
+
+
+def test_the_toolkits_global_state_is_not_the_stream_of_d() -> None:
+    target = digits_target(defended(), 2)
+    with global_seed(target.global_seed):
+        noise = torch.rand(4)
+    assert not torch.equal(noise, torch.rand(4, generator=target.generator()))
+    seeds: list[int] = []
+
+    def frozen(self: DefendedModel, seed: int) -> AbstractContextManager[None]:
+        seeds.append(seed)
+        return nullcontext()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DefendedModel, "frozen", frozen)
+        with target.seen(View(frozen=True)):
+            pass
+    assert seeds != [derived_seed(target.seed)]
+    assert seeds != [target.global_seed]
 
 
 def test_momentum_goes_on_from_the_best() -> None:

@@ -110,10 +110,15 @@ def external_transfer(max_iter: int = 40) -> Attack:
     return pgd(f"transfer from f_b: PGD-{max_iter} on f_b", View("f_b"), max_iter, kind="transfer")
 
 
-def black_box_transfer(max_iter: int = 40) -> Attack:
-    """PGD on nets that the attacker trained on clean data; with several, on their mean logits."""
-    name = f"black-box transfer: PGD-{max_iter} on a surrogate"
-    return pgd(name, View("surrogates"), max_iter, kind="transfer")
+def black_box_transfer(max_iter: int = 40, without: tuple[str, ...] = ()) -> Attack:
+    """PGD on nets that the attacker trained for himself; with several, on their mean log-probabilities.
+
+    Args:
+        max_iter: steps.
+        without: names of nets that he is not to have; the paper's were trained on clean data.
+    """
+    name = f"black-box transfer: PGD-{max_iter} on a surrogate" + (f", without {', '.join(without)}" if without else "")
+    return pgd(name, View("surrogates", without=without), max_iter, kind="transfer")
 
 
 def automatic_differentiation(max_iter: int = 20, eot_samples: int = 1) -> Attack:
@@ -122,7 +127,11 @@ def automatic_differentiation(max_iter: int = 20, eot_samples: int = 1) -> Attac
 
 
 def bpda_identity(max_iter: int = 40, eot_samples: int = 10) -> Attack:
-    """BPDA-I with EOT (Athalye et al. 2018): PGD along the mean of grad f_a at g(x) over draws of D."""
+    """BPDA-I with EOT (Athalye et al. 2018): PGD along the gradient of f_a at g(x), over draws of D.
+
+    What is differentiated is the cross-entropy of the mean logits, as with everything that a toolkit differentiates; for the mean
+    of the losses, or of their gradients, see :func:`~art_advtransform.attacks.expectation.expectation_pgd`.
+    """
     return pgd(f"BPDA-I: PGD-{max_iter}, EOT {eot_samples}", View(eot_samples=eot_samples), max_iter)
 
 
@@ -135,7 +144,10 @@ def bpda_unrolled(gradient: GradientEstimator, name: str, max_iter: int = 20, eo
 def small_n_transfer(
     gradient: GradientEstimator, nb_steps: int = 3, max_iter: int = 20, eot_samples: int = 2
 ) -> Attack:
-    """Unrolled BPDA through a g of few steps, fed to the one of all steps (Table 5 of the paper)."""
+    """Unrolled BPDA through a g of few steps, fed to the one of all steps.
+
+    Behind that g is f_a itself; Table 5 of the paper has one that was trained for the few steps.
+    """
     title = f"small-N transfer: N = {nb_steps}, unrolled BPDA, PGD-{max_iter}, EOT {eot_samples}"
     return pgd(title, View(gradient=gradient, eot_samples=eot_samples, max_iter=nb_steps), max_iter)
 

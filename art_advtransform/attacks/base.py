@@ -23,6 +23,8 @@ from art_advtransform.transform import random_start
 Kind = Literal["white box", "transfer", "black box"]
 # An image that is right in more draws than this is still attacked: what is left of the others is less than a point in all.
 SURVIVES = 0.01
+# Streams that no attack numbers for itself, as it may its images: the toolkits' global state, and a view's frozen draw.
+_GLOBAL, _FROZEN = 2**31, 2**31 + 1
 Seen = Literal["defended", "f_a", "f_b", "surrogates", "twin"]
 
 
@@ -39,6 +41,7 @@ class View:
         max_iter: steps N of g as the attacker runs it; ``None``: those of the defence.
         uses_g: whether the attack looks at g by itself, too.
         surrogate: name of the one net of ``"surrogates"`` that is seen; ``None``: all.
+        without: names of nets of ``"surrogates"`` that are not.
     """
 
     model: Seen = "defended"
@@ -48,6 +51,11 @@ class View:
     max_iter: int | None = None
     uses_g: bool = False
     surrogate: str | None = None
+    without: tuple[str, ...] = ()
+
+    def chosen(self, surrogates: Mapping[str, nn.Module]) -> list[str]:
+        """Names of those of ``surrogates`` that are seen."""
+        return [name for name in surrogates if name not in self.without and self.surrogate in (None, name)]
 
     @property
     def needs_transform(self) -> bool:
@@ -96,12 +104,13 @@ class Target:
             assert self.defended.transform is not None  # Attack.missing says so before
             yield self.bare(self.defended.transform.model)
         elif view.model == "surrogates":
-            names = self.surrogates if view.surrogate is None else (view.surrogate,)
-            yield self.bare(_MeanLogProbabilities([self.surrogates[name] for name in names]))
+            yield self.bare(_MeanLogProbabilities([self.surrogates[name] for name in view.chosen(self.surrogates)]))
         else:
             target = self if view.model == "defended" else self.of_twin()
             model = target.view(view.gradient, view.eot_samples, view.max_iter)
-            with model.frozen(derived_seed(self.seed)) if view.frozen and not model.is_frozen else nullcontext():
+            with (
+                model.frozen(derived_seed(self.seed, _FROZEN)) if view.frozen and not model.is_frozen else nullcontext()
+            ):
                 yield model
 
     def view(
@@ -154,8 +163,8 @@ class Target:
 
     @property
     def global_seed(self) -> int:
-        """For toolkits that draw from global state."""
-        return derived_seed(self.seed)
+        """For toolkits that draw from global state: apart from the draws of D, lest a random start be the D it meets first."""
+        return derived_seed(self.seed, _GLOBAL)
 
     @property
     def nb_classes(self) -> int:
@@ -223,8 +232,12 @@ class Attack:
             return f'needs {self.toolkit}: pip install "art-advtransform[{self.toolkit}]"'
         if self.view.needs_transform and target.defended.transform is None:
             return "there is no transform to see through"
-        if self.view.model == "surrogates" and not target.surrogates:
-            return "needs a surrogate net"
+        if self.view.frozen and target.defended.draws_itself:
+            return "needs a model that stays the same while it runs: f_a draws itself"
+        if self.view.model == "surrogates" and not (set(target.surrogates) - set(self.view.without)):
+            return "needs a surrogate net" + (
+                f" other than {', '.join(self.view.without)}" if self.view.without else ""
+            )
         if self.view.surrogate is not None and self.view.surrogate not in target.surrogates:
             if target.defended.transform is None:
                 return "there is no g to transfer through: f_a itself is attacked"
