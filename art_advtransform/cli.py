@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from art_advtransform.allocator import keep_freed_memory
 from art_advtransform.options import (
     FB,
     HELP,
@@ -320,7 +319,6 @@ def show(
 def main() -> None:
     """The entry point: errors of the user are a line, not a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    keep_freed_memory()
     from safetensors import SafetensorError
 
     try:

@@ -1,7 +1,7 @@
 """What is lost on a CPU to a malloc that gives large blocks back to the system, and gets them filled with zeros again?
 
-glibc does, unless :func:`~art_advtransform.allocator.keep_freed_memory` asks it not to; torch can ask for huge pages beside that.
-Every case runs in a process of its own, each way in turn.
+glibc does that with the activations of every layer. Ways to have it otherwise, all by the environment: glibc told to keep what is
+freed, or jemalloc, with the settings that PyTorch's guide to CPUs names. Every case runs in a process of its own, each way in turn.
 
     python -m benchmarks.allocator
 """
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from ctypes.util import find_library
 from statistics import median
 from typing import Any
 
@@ -21,55 +23,61 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from art_advtransform import DefendedModel, LLPGDTransform, load_pretrained
-from art_advtransform.allocator import keep_freed_memory
 from art_advtransform.losses import Loss, adversarial_loss, plain_loss
 from art_advtransform.networks import NETWORKS
 from art_advtransform.randomness import keyed_generator
 from art_advtransform.recipes import THREATS, preset_nets
 from benchmarks.harness import images, print_table, progress, write_csv
 
-WAYS = ("usual", "kept", "kept_huge")
-_HUGE = "THP_MEM_ALLOC_ENABLE"
+WAYS = {
+    "usual": {},
+    "kept": {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"},
+    "jemalloc": {
+        "LD_PRELOAD": find_library("jemalloc") or "",
+        "MALLOC_CONF": "oversize_threshold:1,background_thread:true,metadata_thp:auto,"
+        "dirty_decay_ms:9000000000,muzzy_decay_ms:9000000000",
+    },
+}
 ROUNDS, SECONDS, BATCH = 3, 8.0, 128
 
 
 def main() -> None:
     if len(sys.argv) > 1:
-        way, case = sys.argv[1:]
-        if way != "usual" and not keep_freed_memory():
-            raise RuntimeError("expected glibc's malloc, and no settings for it in the environment")
-        print(json.dumps(rate(CASES[case]())))
+        print(json.dumps(measured(CASES[sys.argv[1]]())))
         return
+    if not find_library("jemalloc"):
+        sys.exit("expected jemalloc, e.g. from apt-get install libjemalloc2")
     rows: list[dict[str, Any]] = []
     for case in CASES:
-        rates: dict[str, list[float]] = {way: [] for way in WAYS}
+        runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
         for _ in range(ROUNDS):
-            for way, found in rates.items():
+            for way, found in runs.items():
                 found.append(in_a_process(way, case))
-        middle = {way: median(found) for way, found in rates.items()}
-        over = {f"{way}_over_usual": middle[way] / middle["usual"] for way in WAYS[1:]}
-        rows.append({"case": case, **{f"{way}_images_per_s": middle[way] for way in WAYS}, **over})
-        progress(f"{case}: " + ", ".join(f"{way} {found:.1f}" for way, found in middle.items()) + " images a second")
+        rates = {way: median(run["images_per_s"] for run in found) for way, found in runs.items()}
+        peaks = {f"{way}_peak_MB": median(run["peak_MB"] for run in found) for way, found in runs.items()}
+        over = {f"{way}_over_usual": rates[way] / rates["usual"] for way in WAYS if way != "usual"}
+        rows.append({"case": case, **{f"{way}_images_per_s": rate for way, rate in rates.items()}, **over, **peaks})
+        progress(f"{case}: " + ", ".join(f"{way} {rate:.1f}" for way, rate in rates.items()) + " images a second")
     print_table(rows)
     print(f"written to {write_csv('allocator', rows)}")
 
 
-def in_a_process(way: str, case: str) -> float:
-    """Images a second."""
-    command = [sys.executable, "-m", "benchmarks.allocator", way, case]
-    environment = {**os.environ, _HUGE: "1" if way == "kept_huge" else "0"}
-    found = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-    return float(json.loads(found.splitlines()[-1]))
+def in_a_process(way: str, case: str) -> dict[str, float]:
+    """What :func:`measured` finds of a case."""
+    command = [sys.executable, "-m", "benchmarks.allocator", case]
+    found = subprocess.run(command, env={**os.environ, **WAYS[way]}, check=True, capture_output=True, text=True).stdout
+    run: dict[str, float] = json.loads(found.splitlines()[-1])
+    return run
 
 
-def rate(call: Callable[[], Any]) -> float:
-    """Images a second of a call that handles ``BATCH`` of them; the first call does not count."""
+def measured(call: Callable[[], Any]) -> dict[str, float]:
+    """Images a second of a call that handles ``BATCH`` of them (its first does not count), and the peak of the resident set."""
     call()
     begin, done = time.perf_counter(), 0
     while (spent := time.perf_counter() - begin) < SECONDS:
         call()
         done += BATCH
-    return done / spent
+    return {"images_per_s": done / spent, "peak_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 def defended(gradient: bool) -> Callable[[], Any]:
