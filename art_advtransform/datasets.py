@@ -52,7 +52,7 @@ class ImageSet:
         """Of images and labels: what tells a training set from another of the same name."""
         digest = hashlib.sha256(str(tuple(self.x.shape)).encode())
         for tensor in (self.x, self.y):
-            digest.update(tensor.contiguous().numpy().data)
+            digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
     def sample(self, n: int, skip: int = 0) -> ImageSet:

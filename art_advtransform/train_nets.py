@@ -99,7 +99,7 @@ def train_nets(
         test = test.sample(options.test_images)
     images = train.sha256()
     for folder in nets:
-        if not options.replace and _has_card(folder) and not _made_of(folder, images):
+        if not options.replace and _has_card(folder) and not _made_of(folder, images, len(train)):
             raise ValueError(_refusal(folder, "trained on other images"))
     for folder, net in nets.items():
         _train_net(dataset, net, train, test, folder, options, images)
@@ -144,7 +144,7 @@ def _check_same(dataset: str, net: Net, folder: Path, planned: Mapping[Path, Net
     beside = folder.parent / net.f_b
     if net.role in _ON_G and (
         (beside in planned and not _has_card(beside))
-        or read_card(_f_b(dataset, net, folder.parent))["sha256"] != card["f_b_sha256"]
+        or read_card(_f_b(dataset, net, folder.parent))["sha256"] != card.get("f_b_sha256")
     ):
         raise ValueError(_refusal(folder, "behind another f_b"))
 
@@ -163,7 +163,7 @@ def _train_net(
     checkpoint, kept = (
         folder.with_name(f"{folder.name}.{digest}.{kind}.safetensors") for kind in ("checkpoint", "bank")
     )
-    if options.resume and _finished(folder, made_from) and _made_of(folder, images):
+    if options.resume and _finished(folder, made_from) and _made_of(folder, images, len(train)):
         return
     if not options.resume and accelerator.is_main_process:
         for path in (checkpoint, kept):
@@ -249,9 +249,12 @@ def _has_card(folder: Path) -> bool:
     return (folder / "card.json").is_file()
 
 
-def _made_of(folder: Path, images: str) -> bool:
-    """Whether the net in ``folder`` was trained on these images, as far as its card says."""
-    return bool(read_card(folder).get("train_sha256", images) == images)
+def _made_of(folder: Path, images: str, nb_images: int) -> bool:
+    """Whether the net in ``folder`` was trained on these images, as far as its card says: older ones only say how many."""
+    card = read_card(folder)
+    if "train_sha256" in card:
+        return bool(card["train_sha256"] == images)
+    return bool(card.get("train_images", nb_images) == nb_images)
 
 
 def _finished(folder: Path, made_from: dict[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,11 @@ def test_other_training_images(tmp_path: Path, tiny: dict[str, Net]) -> None:
     before = files(folder)
     train(tmp_path, ["surrogate"], UNASKED, n=96)
     assert files(folder) == before
+    card = read_card(folder)
+    del card["train_sha256"]  # as an older one
+    (folder / "card.json").write_text(json.dumps(card))
+    train(tmp_path, ["surrogate"], UNASKED, n=96)
+    refused("trained on other images", tmp_path, ["surrogate"], n=64)
 
 
 def test_a_killed_training_does_not_go_on_with_other_images(
