@@ -84,6 +84,9 @@ def test_surrogates_that_are_left_out() -> None:
     with target.seen(View("surrogates", without=("b",))) as seen:
         torch.testing.assert_close(seen(x), nets["a"](x).log_softmax(1))
     assert black_box_transfer(without=("b",)).missing(target) is None
+    assert auto_pgd_transfer(2, "surrogates", surrogate="a").missing(target) is None
+    neither = Attack("neither", black_box_transfer().generate, view=View("surrogates", surrogate="a", without=("a",)))
+    assert neither.missing(target) == "needs a surrogate net other than a"
     alone = replace(target, surrogates={"b": nets["b"]})
     assert black_box_transfer(without=("b",)).missing(alone) == "needs a surrogate net other than b"
 
@@ -111,8 +114,8 @@ def test_the_toolkits_global_state_is_not_the_stream_of_d() -> None:
         patch.setattr(DefendedModel, "frozen", frozen)
         with target.seen(View(frozen=True)):
             pass
-    assert seeds != [derived_seed(target.seed)]
-    assert seeds != [target.global_seed]
+    (seed,) = seeds
+    assert seed not in (derived_seed(target.seed), target.global_seed)
 
 
 def test_momentum_goes_on_from_the_best() -> None:

@@ -234,14 +234,14 @@ class Attack:
             return "there is no transform to see through"
         if self.view.frozen and target.defended.draws_itself:
             return "needs a model that stays the same while it runs: f_a draws itself"
-        if self.view.model == "surrogates" and not (set(target.surrogates) - set(self.view.without)):
-            return "needs a surrogate net" + (
-                f" other than {', '.join(self.view.without)}" if self.view.without else ""
-            )
+        if self.view.model == "surrogates" and not target.surrogates:
+            return "needs a surrogate net"
         if self.view.surrogate is not None and self.view.surrogate not in target.surrogates:
             if target.defended.transform is None:
                 return "there is no g to transfer through: f_a itself is attacked"
             return f"needs a surrogate called {self.view.surrogate}"
+        if self.view.model == "surrogates" and not self.view.chosen(target.surrogates):
+            return f"needs a surrogate net other than {', '.join(self.view.without)}"
         if self.view.model == "twin" and target.twin is None:
             return "needs an independent copy of f_a"
         if self.view.gradient == "reparameterized" and target.imitation is None:

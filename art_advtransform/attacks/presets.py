@@ -44,7 +44,7 @@ def _quick() -> list[Attack]:
 def _paper() -> list[Attack]:
     """Section 4 of the paper in its order, and the attack that its code runs.
 
-    BPDA-I has the paper's 500 draws; those through all steps of g, whose draws it does not give, have ten.
+    BPDA-I has the paper's 500 draws; of the others, for which it gives none, the unrolled and the reparameterised have ten.
     """
     return [
         automatic_differentiation(20),

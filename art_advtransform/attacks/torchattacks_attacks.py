@@ -69,7 +69,7 @@ def torchattacks_attack(
 
 
 def highest_loss(attack: Any, x: Tensor, y: Tensor) -> Tensor:
-    """What APGD, or APGD-T over its target classes, finds of the highest loss.
+    """What APGD, or APGD-T over its target classes, finds of the highest loss; where nothing draws, of the images that are wrong.
 
     Called as usual they return the iterate of the first wrong draw, which for a randomised model is a lucky one, and the clean
     image where no draw was wrong, or where the net is wrong without an attack, from which nothing transfers.
