@@ -65,7 +65,9 @@ def main() -> None:
 def in_a_process(way: str, case: str) -> dict[str, float]:
     """What :func:`measured` finds of a case."""
     command = [sys.executable, "-m", "benchmarks.allocator", case]
-    found = subprocess.run(command, env={**os.environ, **WAYS[way]}, check=True, capture_output=True, text=True).stdout
+    settings = {name for more in WAYS.values() for name in more}
+    usual = {name: value for name, value in os.environ.items() if name not in settings}
+    found = subprocess.run(command, env={**usual, **WAYS[way]}, check=True, capture_output=True, text=True).stdout
     run: dict[str, float] = json.loads(found.splitlines()[-1])
     return run
 
@@ -96,7 +98,7 @@ def defended(gradient: bool) -> Callable[[], Any]:
 
 
 def training(dataset: str, name: str, size: int) -> Callable[[], Any]:
-    """A step's forward and backward passes, of random weights."""
+    """A step's forward and backward passes (without the optimizer's), of random weights."""
     net = preset_nets(dataset)[name]
     model = NETWORKS[net.architecture](**net.arguments).train().to(memory_format=torch.channels_last)  # as `fit` has it
     loss: Loss = plain_loss if net.threat is None else adversarial_loss(THREATS[dataset], net.attack_steps)

@@ -3,10 +3,10 @@
     python -m benchmarks.second_pass [--dataset cifar10] [--model adversarial] [--record benchmarks/results/evaluate-cifar10-strong]
 
 Images that the record left right in more than --left of its draws are attacked from the start, at a tenth of the budget: transfer
-from f_b, the attacks of stage 1 that stood for most of them, and steering; a net without g by what steps on itself instead of what
-needs a g. What that leaves of an image counts instead of what the
-record says, were it more: to take the less of the two would count luck. The other images keep what they have. Resumes from --out;
-`torchrun --nproc-per-node 2 -m benchmarks.second_pass` shares the images.
+from f_b, the attacks of stage 1 that stood for most of them, and steering; the adversarially trained net by what steps on itself
+instead of what needs a g. What that leaves of an image counts instead of what the record says, were it more: to take the less of
+the two would count luck. The other images keep what they have. Resumes from --out; `torchrun --nproc-per-node 2 -m
+benchmarks.second_pass` shares the images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from art_advtransform.attacks.base import Attack
 from art_advtransform.attacks.strong import strong
 from art_advtransform.counting import interval
-from art_advtransform.evaluate_nets import DEFENDED
+from art_advtransform.evaluate_nets import ADVERSARIAL, DEFENDED
 from art_advtransform.records import AttackResult, Evaluation
 from art_advtransform.shards import Shards
 from benchmarks.columns import with_interval
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--record", type=Path, default=RESULTS / "evaluate-cifar10-strong", help="a folder for each model"
     )
-    parser.add_argument("--model", default=DEFENDED, help="of the record: defended, adversarial, ...")
+    parser.add_argument("--model", default=DEFENDED, choices=(DEFENDED, ADVERSARIAL), help="of the record")
     parser.add_argument("--left", type=float, default=0.02, help="share of right draws that an image must exceed")
     parser.add_argument("--draws", type=int, default=100, help="draws of D that score the worst case")
     parser.add_argument("--chunk-size", type=int, default=18)

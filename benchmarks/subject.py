@@ -41,11 +41,6 @@ class Subject:
         """Labels (n,)."""
         return self.data.y
 
-    @property
-    def defended(self) -> DefendedModel:
-        """f_a(g(.)) as the paper has it."""
-        return self.nets.models()[DEFENDED].eval()
-
     def with_config(self, config: TransformConfig) -> DefendedModel:
         """The same nets behind another g."""
         return DefendedModel(self.nets.f_a, LLPGDTransform(self.nets.f_b, config)).eval()
@@ -58,9 +53,9 @@ class Subject:
         model: str = DEFENDED,
         **more: Any,
     ) -> Evaluation:
-        """f_a(g(.)) under ``attacks``, with all nets that an attacker may have; kept in --out or a folder of ``runs/``.
+        """A model under ``attacks``, with all nets that an attacker may have; kept in --out or a folder of ``runs/``.
 
-        ``model``: another of :meth:`~art_advtransform.evaluate_nets.Nets.models`.
+        ``model``: one of :meth:`~art_advtransform.evaluate_nets.Nets.models` that draws D anew, or has none.
         ``more``: options of :func:`~art_advtransform.evaluation.evaluate`.
         """
         return evaluate(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from art_advtransform.attacks.base import from_function
+from art_advtransform.attacks.base import Attack, from_function
 from art_advtransform.attacks.strong import strong
 from art_advtransform.counting import interval
 from art_advtransform.datasets import load_dataset
@@ -79,7 +79,13 @@ def test_the_command(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert before is not None
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    monkeypatch.setattr(second_pass, "attacks", lambda has_g: [replace(darker, name="darker still")])
+    asked: list[bool] = []
+
+    def again(has_g: bool) -> list[Attack]:
+        asked.append(has_g)
+        return [replace(darker, name="darker still")]
+
+    monkeypatch.setattr(second_pass, "attacks", again)
     arguments = ["second_pass", "--dataset", "digits", "--record", str(tmp_path), "--model", model, "--draws", "5"]
     monkeypatch.setattr(sys, "argv", arguments)
     second_pass.main()
@@ -88,6 +94,10 @@ def test_the_command(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         table = list(csv.DictReader(file))
     assert [row["images"] for row in (table[0], table[1], table[-1])] == ["6", table[2]["images"], "6"]
     assert float(table[0]["accuracy"]) == pytest.approx(100 * before.value, rel=1e-3)
+    assert asked == [model == DEFENDED]
+    if model == ADVERSARIAL:  # nothing draws: the same attack leaves the same
+        assert float(table[-1]["accuracy"]) == pytest.approx(100 * before.value, rel=1e-3)
+        assert {row["accuracy"] for row in table[1:-1]} == {"100"}
     monkeypatch.setattr(sys, "argv", [*arguments, "--images", "3"])
     with pytest.raises(SystemExit, match="2"):
         second_pass.main()
