@@ -41,7 +41,7 @@ TOOLKITS = ("art", "foolbox", "torchattacks")
 # every maker of the presets, at a small share of its cost
 CHEAP: dict[str, Callable[..., Attack]] = {
     "white_box_transfer": lambda max_iter: white_box_transfer(max_iter // 5),
-    "black_box_transfer": lambda max_iter: black_box_transfer(max_iter // 10),
+    "black_box_transfer": lambda max_iter, without=(): black_box_transfer(max_iter // 10, without),
     "bpda_identity": lambda max_iter, eot: bpda_identity(max_iter // 5, max(eot // 5, 1)),
     "auto_pgd": lambda max_iter, eot: auto_pgd(max_iter // 10, max(eot // 5, 1)),
     "momentum_pgd": lambda max_iter: momentum_pgd(max_iter // 20),
