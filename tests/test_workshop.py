@@ -104,8 +104,9 @@ def test_another_data_set_has_its_own_numbers(
     shop = Workshop.from_command_line("", dataset="tiny_imagenet")
     assert (shop.scale.dataset, shop.scale.nb_epochs) == found
     if scale == "cpu":
-        assert shop.bundled == {}  # nothing of it ships
-        assert shop.recipe("undefended").to_json() == preset_nets("tiny_imagenet")["undefended"].to_json()
+        assert set(shop.bundled) == {"f_b-adversarial", "undefended"}
+        for name, shipped in shop.bundled.items():
+            assert shop.recipe(name).to_json() == shipped == preset_nets("tiny_imagenet")[name].to_json()
 
 
 def test_another_seed_s_results_stand_beside() -> None:
