@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from ctypes.util import find_library
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -74,6 +75,9 @@ def in_a_process(way: str, case: str) -> dict[str, float]:
 
 def measured(call: Callable[[], Any]) -> dict[str, float]:
     """Images a second of a call that handles ``BATCH`` of them (its first does not count), and the peak of the resident set."""
+    wanted = os.environ.get("LD_PRELOAD", "")
+    if wanted and wanted not in Path("/proc/self/maps").read_text():  # a preload that fails is but a warning
+        raise RuntimeError(f"expected {wanted} to be loaded")
     call()
     begin, done = time.perf_counter(), 0
     while (spent := time.perf_counter() - begin) < SECONDS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,7 +25,6 @@ def foolbox_attack(
     *,
     kind: Kind = "white box",
     cost: int = 0,
-    criterion: Callable[[Target], Any] | None = None,
     continues: bool = False,
     **options: Any,
 ) -> Attack:
@@ -38,7 +36,6 @@ def foolbox_attack(
         view: how it sees the model; ``None``: f_a(g(.)), BPDA-I, one draw a call.
         kind: what the attacker knows.
         cost: evaluations that it spends on an image, at most.
-        criterion: what counts as success, made for the images at hand; ``None``: misclassification.
         continues: only the images that others left; the toolkit's attack begins where it always does.
         options: of the class; a value that depends on the budget is a function of the threat model.
 
@@ -52,9 +49,10 @@ def foolbox_attack(
         from foolbox.criteria import Misclassification
 
         attack = getattr(attacks, method)(**settings(options, target.threat))
-        wanted = Misclassification(target.y) if criterion is None else criterion(target)
         with global_seed(target.global_seed):
-            _, attacked, _ = attack(_foolbox_model(model, target), target.x, wanted, epsilons=target.threat.eps)
+            _, attacked, _ = attack(
+                _foolbox_model(model, target), target.x, Misclassification(target.y), epsilons=target.threat.eps
+            )
         return torch.as_tensor(attacked)
 
     return Attack(name, generate, kind, View() if view is None else view, "foolbox", method, cost, continues)
