@@ -118,6 +118,6 @@ ELSEWHERE: dict[tuple[str, str], dict[str, Any]] = {
         "redraw_every": 6,
         "attack_steps": 1,
         "eot_samples": 4,
-        "shipped": ("f_b-adversarial", "undefended"),
+        "shipped": ("f_b-adversarial", "f_a-defended", "undefended"),
     },
 }

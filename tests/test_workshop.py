@@ -104,7 +104,7 @@ def test_another_data_set_has_its_own_numbers(
     shop = Workshop.from_command_line("", dataset="tiny_imagenet")
     assert (shop.scale.dataset, shop.scale.nb_epochs) == found
     if scale == "cpu":
-        assert set(shop.bundled) == {"f_b-adversarial", "undefended"}
+        assert set(shop.bundled) == {"f_b-adversarial", "f_a-defended", "undefended"}
         for name, shipped in shop.bundled.items():
             assert shop.recipe(name).to_json() == shipped == preset_nets("tiny_imagenet")[name].to_json()
 
