@@ -23,6 +23,7 @@ from art_advtransform.attacks.climbing import (
 )
 from art_advtransform.attacks.evolution import evolution_strategy
 from art_advtransform.attacks.expectation import expectation_pgd
+from art_advtransform.attacks.flatness import flat_transfer
 from art_advtransform.config import ThreatModel
 from art_advtransform.defended import DefendedModel, Queries
 from tests.evaluations import Coin, drifting
@@ -214,7 +215,14 @@ def test_few_steps_are_as_large_as_they_must_be(max_iter: int) -> None:
 
 @pytest.mark.parametrize(
     "attack",
-    [evolution_strategy(3, 4), evolution_strategy(8, 4), evolution_strategy(4, 4, 1.0), expectation_pgd(13, 1)],
+    [
+        evolution_strategy(3, 4),
+        evolution_strategy(8, 4),
+        evolution_strategy(4, 4, 1.0),
+        *(expectation_pgd(max_iter, 1) for max_iter in (1, 4, 10, 13)),
+        expectation_pgd(10, 1, loss="ce", momenta=(0.9,), seen="f_a"),
+        flat_transfer(10, 4, seen="f_a"),
+    ],
     ids=lambda attack: attack.name,
 )
 def test_an_attack_that_begins_in_the_wrong_corner_gets_to_the_right_one(attack: Attack) -> None:

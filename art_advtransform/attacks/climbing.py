@@ -82,7 +82,7 @@ def climb(
     max_iter: int,
     *,
     momenta: Sequence[float] = (0.0,),
-    eps_steps: tuple[float, float] = (1 / 4, 1 / 16),
+    eps_steps: tuple[float, float] | None = None,
     looks: int | None = None,
 ) -> Tensor:
     """Sign steps along ``direction``, inside the budget.
@@ -94,13 +94,14 @@ def climb(
         max_iter: steps.
         momenta: coefficients of momentum; with several, the step follows the mean of their buffers (Lucas et al. 2019,
             aggregated momentum, arXiv 1804.00325), each a running mean: sums over long memories would drown the others.
-        eps_steps: first and last step as shares of the budget; between them they fall linearly.
+        eps_steps: first and last step as shares of the budget; between them they fall linearly. ``None``: from 1/4 to 1/16, and
+            where steps are few so much larger that they cross it, see :func:`crossing`.
         looks: see ``keeper``; ``None``: one for every five steps, at most eight; 0: none. See :func:`nb_looks`.
 
     Returns:
         The last iterate; the best is the keeper's.
     """
-    eps, (first, last) = keeper.target.threat.eps, eps_steps
+    eps, (first, last) = keeper.target.threat.eps, crossing(1 / 4, max_iter) if eps_steps is None else eps_steps
     buffers = [torch.zeros_like(x_adv) for _ in momenta]
     looks = nb_looks(max_iter) if looks is None else looks
     shown = {max_iter * k // looks for k in range(1, looks + 1)}

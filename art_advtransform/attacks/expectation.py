@@ -35,7 +35,7 @@ def expectation_pgd(
     gradient: str | GradientEstimator = "identity",
     rule: str | None = None,
     momenta: Sequence[float] = (0.0,),
-    eps_steps: tuple[float, float] = (1 / 4, 1 / 16),
+    eps_steps: tuple[float, float] | None = None,
     nb_steps: int | None = None,
     seen: Seen = "defended",
     continues: bool = True,
@@ -50,7 +50,7 @@ def expectation_pgd(
         gradient: backward rule of g.
         rule: what the entry's name calls it; ``None``: by ``seen`` and the name of ``gradient``.
         momenta: see :func:`~art_advtransform.attacks.climbing.climb`.
-        eps_steps: first and last step as shares of the budget; between them they fall linearly.
+        eps_steps: first and last step as shares of the budget; ``None``: see there, too.
         nb_steps: steps N of g as the attacker differentiates it; ``None``: those of the defence.
         seen: what is differentiated, see :class:`~art_advtransform.attacks.base.View`.
         continues: start from the strongest result so far, on the survivors.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from art_advtransform.attacks.base import Attack, Target, View
-from art_advtransform.attacks.climbing import Keeper, climb, crossing, expected_gradient, looks_cost, margin, scaled
+from art_advtransform.attacks.climbing import Keeper, climb, expected_gradient, looks_cost, margin, scaled
 from art_advtransform.config import Objective, check_count, check_positive
 from art_advtransform.defended import DefendedModel
 
@@ -46,7 +46,7 @@ def steered_pgd(max_iter: int = 20, eot_samples: int = 4, weight: float = 1.0, *
                 loss_gradient = expected_gradient(model, x_adv, margin, target.y, draws)
                 return scaled(loss_gradient) + weight * scaled(steering_gradient(f_b, x_adv, k, objective))
 
-            climb(keeper, begin, direction, max_iter, momenta=(0.5,), eps_steps=crossing(1 / 4, max_iter), looks=_LOOKS)
+            climb(keeper, begin, direction, max_iter, momenta=(0.5,), looks=_LOOKS)
         return keeper.best
 
     name = f"steering f_b to each class: PGD-{max_iter}, {eot_samples} draws"
