@@ -3,8 +3,9 @@
     python -m benchmarks.figure8_reparameterisation [--scale digits | cpu | paper]
 
 The paper: low training error, high test error, 81.1 % accuracy under the attack. h is trained on a fresh D for every batch, for as
-many steps on few images as on many. A killed training of h goes on. At the scale cpu f_a and f_b are those that come with the
-package.
+many steps on few images as on many. h adds to x what it has learned, so that its Jacobian has the identity in it from the start:
+beside the attack through it stand the one through an h that has learned nothing, and BPDA-I of the same steps and draws. A killed
+training of h goes on. At the scale cpu f_a and f_b are those that come with the package.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from art_advtransform.attacks.adaptive import momentum_pgd
-from art_advtransform.attacks.art_attacks import reparameterized
+from art_advtransform.attacks.art_attacks import bpda_identity, reparameterized
 from art_advtransform.attacks.identity import network_identity
 from art_advtransform.datasets import ImageSet
 from art_advtransform.figures import curve_figure
@@ -28,16 +29,21 @@ from art_advtransform.randomness import derived_seed, global_seed
 from art_advtransform.recipes import preset_nets
 from art_advtransform.store import write_json
 from art_advtransform.training import fit
-from benchmarks.columns import per_cent
+from benchmarks.columns import per_cent, trained, with_interval
 from benchmarks.workshop import Workshop
 
-# training images, at most all of them
+# training images, at most all of them, after an h that has seen none
 NB_IMAGES = {"digits": (64, 1200), "cpu": (128, 4096), "paper": (5000, 50000)}
 # of SGD, whatever the number of images, and the images of a step
 NB_STEPS = {"digits": 400, "cpu": 3000, "paper": 50000}
 BATCH_SIZE = {"digits": 64, "cpu": 32, "paper": 128}
 _WARMUP = 0.05  # of the steps
+# columns of the errors on the way
+_NO_ATTACK = dict.fromkeys(
+    ("standard", "attacked", "attacked_low", "attacked_high", "bpda_identity", "momentum_pgd", "paper_attacked"), "-"
+)
 CHECKPOINTS = 6
+_NB_MEASURED = 256  # images that an error is the mean over, at most
 
 
 def main() -> None:
@@ -45,21 +51,23 @@ def main() -> None:
     nets = shop.nets({name: shop.recipe(name) for name in ("f_b-adversarial", "f_a-defended")})
     g = LLPGDTransform(nets["f_b-adversarial"])
     rows: list[dict[str, Any]] = []
-    for nb_images in NB_IMAGES[shop.name]:
-        train = shop.train.sample(nb_images)
-        h, told = imitation(shop, g, train)
+    made_of = trained(shop.card("f_a-defended"), shop.card("f_b-adversarial"))
+    for nb_images in (0, *NB_IMAGES[shop.name]):
+        h, told = imitation(shop, g, shop.train.sample(nb_images)) if nb_images else untrained(shop, g)
         rows += told
-        attacks = [reparameterized(shop.scale.max_iter, shop.scale.eot_samples), momentum_pgd(shop.scale.climb)]
+        max_iter, draws = shop.scale.max_iter, shop.scale.eot_samples
+        attacks = [reparameterized(max_iter, draws), bpda_identity(max_iter, draws), momentum_pgd(shop.scale.climb)]
         found = shop.evaluate(
             f"figure8-{nb_images}", nets["f_a-defended"], nets["f_b-adversarial"], attacks, imitation=h
         )
         rows[-1] |= {
             "standard": per_cent(found),
-            "attacked": per_cent(found, 0),
-            "momentum_pgd": per_cent(found, 1),
+            **with_interval("attacked", found.attacks[0]),
+            "bpda_identity": per_cent(found, 1),
+            "momentum_pgd": per_cent(found, 2),
             "paper_attacked": 81.1,
         }
-    shop.write("figure8", rows)
+    shop.write("figure8", [{**_NO_ATTACK, **row, **made_of} for row in rows])
     curves = {
         f"{error.replace('_', ' ')}, {n} images": [(r["steps"], r[error]) for r in rows if r["training_images"] == n]
         for n in NB_IMAGES[shop.name]
@@ -69,6 +77,12 @@ def main() -> None:
     print(f"written to {curve_figure(curves, 'distance of h to g (RMS) against steps', path)}")
 
 
+def untrained(shop: Workshop, g: LLPGDTransform) -> tuple[FCN, list[dict[str, Any]]]:
+    """h as every training begins, and its errors."""
+    h = _begun(shop, g).eval()
+    return h, [{"training_images": 0, "epochs": 0, "steps": 0, **_errors(shop, h, g, shop.train)}]
+
+
 def imitation(shop: Workshop, g: LLPGDTransform, train: ImageSet) -> tuple[FCN, list[dict[str, Any]]]:
     """h after all epochs, and its errors on the way."""
     recipe = preset_nets(shop.scale.dataset, shop.scale.preset)["imitation"].recipe
@@ -76,30 +90,41 @@ def imitation(shop: Workshop, g: LLPGDTransform, train: ImageSet) -> tuple[FCN, 
     steps_an_epoch = len(train) // batch_size
     nb_epochs = max(NB_STEPS[shop.name] // steps_an_epoch, 1)
     recipe = replace(recipe, batch_size=batch_size, nb_epochs=nb_epochs, warmup=_WARMUP * nb_epochs)
-    with global_seed(derived_seed(recipe.seed)):
-        h = FCN(train.x.shape[1], g.config.eps).to(shop.device)
+    h = _begun(shop, g)
     made_from = f"{recipe} {network_identity(g.model)}"  # a checkpoint knows its recipe, but not its g
     kept = shop.home / "nets" / f"imitation-{len(train)}-{hashlib.sha256(made_from.encode()).hexdigest()[:8]}"
     rows: list[dict[str, Any]] = _rows_before(kept)
 
     def on_epoch(done: int, total: int, loss: float) -> None:
-        if done % max(total // CHECKPOINTS, 1) and done != total:
-            return
-        h.eval()
-        row = {
-            "training_images": len(train),
-            "epochs": done,
-            "steps": done * steps_an_epoch,
-            "train_error": imitation_error(h, g, train.sample(len(shop.attacked))),
-            "test_error": imitation_error(h, g, shop.attacked),
-        }
+        if done % max(total // CHECKPOINTS, 1) == 0 or done == total:
+            measure(done)
+
+    def measure(done: int) -> None:
+        errors = _errors(shop, h.eval(), g, train)
         rows[:] = [earlier for earlier in rows if earlier["epochs"] < done]  # a killed run may have told of it already
-        rows.append({**row, "standard": "-", "attacked": "-", "momentum_pgd": "-", "paper_attacked": "-"})
+        rows.append({"training_images": len(train), "epochs": done, "steps": done * steps_an_epoch, **errors})
         write_json(kept.with_suffix(".errors.json"), rows)
         h.train()
 
     fit(h, train, imitation_loss(g), recipe, checkpoint=kept.with_suffix(".checkpoint.safetensors"), on_epoch=on_epoch)
+    if not rows or rows[-1]["epochs"] < nb_epochs:  # killed between the last checkpoint and its measurement
+        measure(nb_epochs)
     return h.eval(), rows
+
+
+def _begun(shop: Workshop, g: LLPGDTransform) -> FCN:
+    """h before the first step."""
+    recipe = preset_nets(shop.scale.dataset, shop.scale.preset)["imitation"].recipe
+    with global_seed(derived_seed(recipe.seed)):
+        return FCN(shop.train.x.shape[1], g.config.eps).to(shop.device)
+
+
+def _errors(shop: Workshop, h: FCN, g: LLPGDTransform, train: ImageSet) -> dict[str, float]:
+    """Distance of h to g (RMS), on images of the training and on others."""
+    return {
+        name: imitation_error(h, g, images.sample(min(_NB_MEASURED, len(images))))
+        for name, images in (("train_error", train), ("test_error", shop.test))
+    }
 
 
 def _rows_before(kept: Path) -> list[dict[str, Any]]:
