@@ -29,7 +29,7 @@ from art_advtransform.recipes import Net
 from art_advtransform.store import slug
 from benchmarks.columns import NOT_MEASURED, best, called, each_attack, trained, with_interval, worst
 from benchmarks.harness import progress
-from benchmarks.other_defences import ArtPreprocessed, StochasticActivationPruning, Thermometer
+from benchmarks.other_defences import ON_PLAIN_NETS, ArtPreprocessed, StochasticActivationPruning, Thermometer
 from benchmarks.workshop import Workshop
 
 _LEVELS = 10  # of the thermometer
@@ -148,7 +148,8 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
     nets = shop.nets(recipes)
 
     def own(role: str, implementation: str, *paper: Any, f_b: nn.Module | None = None) -> System:
-        return System(nets[role], implementation, shop.card(role), (paper[0], paper[1], paper[2]), f_b)
+        breaks = ON_PLAIN_NETS if f_b is None else ()
+        return System(nets[role], implementation, shop.card(role), (paper[0], paper[1], paper[2]), f_b, breaks=breaks)
 
     pruned = StochasticActivationPruning(copy.deepcopy(nets["undefended"]))
     loop = "our loop"
