@@ -2,7 +2,8 @@
 
 `--scale digits`: minutes on two cores for all of them, so that they can be run with the tests: what is compared is trained alike,
 and briefly; `cpu`: hours on two cores, CIFAR-10 (Tiny ImageNet for Table 6) with small nets, few epochs and a share of the training
-images, or where all of a table's nets come with the package, with those; `paper`: the paper's own setting, for a GPU.
+images, or where all of a table's nets come with the package, with those; `paper`: the paper's own setting, where it tells it, for a
+GPU.
 """
 
 from __future__ import annotations
