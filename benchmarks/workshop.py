@@ -176,11 +176,10 @@ class Workshop:
 
     def _copied(self, net: Net, folder: Path) -> bool:
         """Whether a table had this very net trained by another name; it is copied then."""
-        others = [other.parent for other in sorted(folder.parent.glob("*/card.json")) if other.parent != folder]
+        others = [other.parent for other in sorted(folder.parent.glob("[!.]*/card.json")) if other.parent != folder]
         same = [other for other in others if is_finished(self.scale.dataset, net, other)]
         if same:
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(same[0], folder)
+            _copy(same[0], folder)
         return bool(same)
 
     def _ship(self, net: Net, folder: Path) -> None:
@@ -190,8 +189,7 @@ class Workshop:
             return
         bundled = BUNDLED / self.scale.dataset / shipped[0]
         if not folder.exists() or read_card(folder) != read_card(bundled):
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(bundled, folder)
+            _copy(bundled, folder)
 
     def evaluate(
         self,
@@ -247,6 +245,15 @@ class Workshop:
     def picture(self, question: str) -> Path:
         """Where it goes."""
         return RESULTS / f"{self.named(f'{question}-{self.name}')}.png"
+
+
+def _copy(net: Path, folder: Path) -> None:
+    """In place of what is there; a kill leaves no half of it."""
+    begun = folder.with_name(f".{folder.name}.copying")
+    shutil.rmtree(begun, ignore_errors=True)
+    shutil.copytree(net, begun)
+    shutil.rmtree(folder, ignore_errors=True)
+    begun.rename(folder)
 
 
 def _told(name: str, what: str, done: int, total: int) -> None:
