@@ -21,6 +21,7 @@ NAMES = (
     "figure3_differences",
     "figure8_reparameterisation",
     "table1_external_models",
+    "figure9_tiny_imagenet",
     "table6_tiny_imagenet",
 )
 

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from art_advtransform.attacks.identity import network_identity
-from art_advtransform.pretrained import read_card
+from art_advtransform.layer import LLPGDTransform
+from art_advtransform.pretrained import load_pretrained, read_card
 from art_advtransform.recipes import Net, preset_nets
 from art_advtransform.records import AttackResult
-from benchmarks import paper
+from art_advtransform.store import write_json
+from benchmarks import figure8_reparameterisation, paper
 from benchmarks.columns import called, known, per_cent, trained, with_interval
 from benchmarks.scales import SCALES
-from benchmarks.table1_external_models import PAPER, classifiers, external_models, kinds
+from benchmarks.table1_external_models import PAPER, classifiers, external_models, kinds, plain_kinds
 from benchmarks.table2_black_box import another_seed
 from benchmarks.workshop import Workshop
 from tests.evaluations import by_hand
@@ -46,6 +48,28 @@ def test_a_net_that_another_table_trained_is_not_trained_again(tmp_path: Path, m
         assert network_identity(again["other"]) == network_identity(first)
         with pytest.raises(AssertionError, match="trained again"):  # of another recipe, under a name that is taken
             shop.nets({"other": shop.recipe("undefended", nb_epochs=0, about="another")})
+
+
+def test_a_kill_while_a_net_is_copied_leaves_no_half_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
+    untrained = shop.recipe("undefended", nb_epochs=0)
+    first = shop.nets({"one": untrained})["one"]
+
+    def killed(source: Path, target: Path) -> None:
+        target.mkdir()
+        (target / "card.json").write_bytes((Path(source) / "card.json").read_bytes())
+        raise KeyboardInterrupt
+
+    for recipe in (untrained, shop.recipe("f_b-adversarial")):  # copied from another table's, and from the package
+        with monkeypatch.context() as patch:
+            patch.setattr("shutil.copytree", killed)
+            with pytest.raises(KeyboardInterrupt):
+                shop.nets({"other": recipe})
+        assert not (shop.home / "nets" / "other").exists()
+        shop.nets({"other": recipe})
+        (shop.home / "nets" / "other").rename(tmp_path / recipe.role)
+    assert network_identity(shop.nets({"one": untrained})["one"]) == network_identity(first)
 
 
 def test_what_stands_side_by_side_is_trained_alike() -> None:
@@ -130,6 +154,41 @@ def test_table_1_has_an_f_a_for_every_f_b() -> None:
         assert (epochs[0], epochs[-1]) == (0, 20)
         assert f_bs["f_b-adversarial-20"].recipe.nb_epochs == 20
         assert all(kind in PAPER for kind in kinds(shop))
+
+
+def test_fig_9_has_fewer_epochs_where_an_epoch_takes_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["figure9", "--scale", "cpu"])
+    tiny, cifar = (Workshop.from_command_line("", dataset=dataset) for dataset in ("tiny_imagenet", None))
+    assert plain_kinds(tiny) == ["0", "1", "5"]
+    assert plain_kinds(cifar) == ["0", "1", "5", "20"]
+    # the last one is that which ships
+    assert external_models(tiny)["f_b-adversarial"].to_json() in tiny.bundled.values()
+
+
+def test_h_is_measured_after_its_last_epoch_even_where_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(figure8_reparameterisation, "NB_STEPS", {"digits": 4})
+    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
+    g = LLPGDTransform(load_pretrained("digits/f_b-adversarial"))
+    few = shop.train.sample(64)
+
+    def killed(path: Path, rows: list[dict[str, object]]) -> None:
+        if rows[-1]["epochs"] == 4:
+            raise KeyboardInterrupt
+        write_json(path, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmarks.figure8_reparameterisation.write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            figure8_reparameterisation.imitation(shop, g, few)
+    h, rows = figure8_reparameterisation.imitation(shop, g, few)
+    assert [row["epochs"] for row in rows] == [1, 2, 3, 4]
+    assert not h.training
+    begun, (untrained,) = figure8_reparameterisation.untrained(shop, g)
+    assert untrained["steps"] == 0
+    assert network_identity(begun) != network_identity(h)
 
 
 def test_the_columns_tell_what_a_net_was_made_of() -> None:

@@ -1,0 +1,47 @@
+"""Fig. 9 on Tiny ImageNet: the difference E[g(x)] - x against the epochs of f_b; on CIFAR-10 it is Fig. 4, see Table 1.
+
+    python -m benchmarks.figure9_tiny_imagenet [--scale digits | cpu | paper]
+
+At the scale digits, digits stand in for it. At cpu the plain f_b have fewer epochs than on CIFAR-10.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from art_advtransform.expectation import distance, expected_g
+from art_advtransform.layer import LLPGDTransform
+from benchmarks.columns import trained
+from benchmarks.table1_external_models import (
+    ADVERSARIAL,
+    NB_DRAWS,
+    NB_SHOWN,
+    draw_differences,
+    external_models,
+    plain_kinds,
+)
+from benchmarks.workshop import Workshop
+
+
+def main() -> None:
+    shop = Workshop.from_command_line(__doc__, dataset="tiny_imagenet")
+    kinds = [*plain_kinds(shop), ADVERSARIAL]
+    recipes = external_models(shop)
+    f_bs = shop.nets({f"f_b-{kind}": recipes[f"f_b-{kind}"] for kind in kinds})
+    x, draws = shop.attacked.x, NB_DRAWS[shop.name]
+    rows: list[dict[str, Any]] = []
+    shown: dict[str, Tensor] = {}
+    for kind in kinds:
+        expected = expected_g(LLPGDTransform(f_bs[f"f_b-{kind}"]), x, draws, shop.seed)
+        far = distance(expected, x, draws)
+        shown[kind] = expected[:NB_SHOWN] - x[:NB_SHOWN]
+        card = shop.card(f"f_b-{kind}")
+        rows.append({"f_b": kind, **trained(card), "distance_rms": far.rms, "distance_max": far.max, "draws": draws})
+    shop.write("figure9", rows)
+    draw_differences(shop, "figure9", shown)
+
+
+if __name__ == "__main__":
+    main()
