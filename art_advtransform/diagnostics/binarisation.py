@@ -28,7 +28,9 @@ _BY_CHANCE = 0.5
 
 @check(17, "a planted adversarial example is found")
 def binarisation(case: Case) -> Verdict:
-    """Share of the images whose planted example the attack finds; random search beside it shows that it was hard."""
+    """Share of the images whose planted example the attack finds, under one D each that it knows; random search beside it shows
+    that it was hard.
+    """
     if _last_linear(case.defended.classifier) is None:
         return not_applicable("f_a does not end in a linear layer")
     found, by_chance = [], []
@@ -51,8 +53,8 @@ def binarisation(case: Case) -> Verdict:
         return not_applicable(f"a random point of the budget is a planted example in {100 * chance:.0f} % of the cases")
     return verdict(
         share >= _FOUND,
-        f"the attack finds the planted example of {100 * share:.0f} % of {len(found)} images; a random point of the budget "
-        f"is one in {100 * chance:.1f} % of the cases",
+        f"where D is known the attack finds the planted example of {100 * share:.0f} % of {len(found)} images; a random point "
+        f"of the budget is one in {100 * chance:.1f} % of the cases",
         found=share,
         chance=chance,
     )
