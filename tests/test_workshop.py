@@ -191,6 +191,23 @@ def test_h_is_measured_after_its_last_epoch_even_where_that_was_killed(
     assert network_identity(begun) != network_identity(h)
 
 
+def test_fig_8_tells_apart_what_h_and_f_a_were_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(figure8_reparameterisation, "NB_STEPS", {"digits": 4})
+    monkeypatch.setattr(figure8_reparameterisation, "NB_IMAGES", {"digits": (64, 128)})
+    small = replace(SCALES["digits"], images=2, draws=2, selection_draws=2, confirmation_draws=2, max_iter=2, climb=2)
+    shop = Workshop("digits", replace(small, shipped=("f_b-adversarial", "f_a-defended")), None, 0, "cpu")
+    rows = figure8_reparameterisation.measured(shop)
+    h = [(row["training_images"], row["epochs"], row["steps"]) for row in rows]
+    assert h == [(0, 0, 0), (64, 1, 1), (64, 2, 2), (64, 3, 3), (64, 4, 4), (128, 1, 2), (128, 2, 4)]
+    f_a = read_card("digits/f_a-defended")
+    assert {row["f_a_epochs"] for row in rows} == {f_a["net"]["recipe"]["nb_epochs"]}
+    assert {row["f_a_training_images"] for row in rows} == {f_a["train_images"]}
+    # the attack stands in the last row of each h, and the paper's number beside no h that has learned nothing
+    assert [row["attacked"] == "-" for row in rows] == [False, True, True, True, False, True, False]
+    assert [row["paper_attacked"] for row in rows if row["attacked"] != "-"] == ["-", 81.1, 81.1]
+
+
 def test_the_columns_tell_what_a_net_was_made_of() -> None:
     card, f_b = read_card("cifar10/f_a-defended"), read_card("cifar10/f_b-adversarial")
     found = trained(card, f_b)
