@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 
-# Those that say most for their time first: at the larger scales the last two take as long as all the others.
+# Those that say most for their time first: at the larger scales the last three take as long as all the others.
 NAMES = (
     "table2_black_box",
     "table3_white_box",

@@ -4,7 +4,8 @@
 
 Each under PGD on the expected loss with the gradient that breaks it (its own, or BPDA as ART estimates it), and under transfer:
 from the net behind it alone, and from nets trained on clean images, which the paper has as the best attack on its defence. What
-transforms images has a net that was trained on such images. The last rows say what was not run, and why.
+transforms images has a net that was trained on such images. What neither draws nor transforms meets AutoAttack's APGD as well. The
+last rows say what was not run, and why.
 """
 
 from __future__ import annotations
