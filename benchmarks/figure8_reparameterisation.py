@@ -38,10 +38,8 @@ NB_IMAGES = {"digits": (64, 1200), "cpu": (128, 4096), "paper": (5000, 50000)}
 NB_STEPS = {"digits": 400, "cpu": 3000, "paper": 50000}
 BATCH_SIZE = {"digits": 64, "cpu": 32, "paper": 128}
 _WARMUP = 0.05  # of the steps
-# columns of the errors on the way
-_NO_ATTACK = dict.fromkeys(
-    ("standard", "attacked", "attacked_low", "attacked_high", "bpda_identity", "momentum_pgd", "paper_attacked"), "-"
-)
+# columns that only the last row of an h has
+_ATTACKED = ("standard", "attacked", "attacked_low", "attacked_high", "bpda_identity", "momentum_pgd", "paper_attacked")
 CHECKPOINTS = 6
 _NB_MEASURED = 256  # images that an error is the mean over, at most
 
@@ -62,7 +60,9 @@ def measured(shop: Workshop) -> list[dict[str, Any]]:
     """Errors of every h on the way, and in its last row what the attack through it leaves, beside the two that don't need it."""
     nets = shop.nets({name: shop.recipe(name) for name in ("f_b-adversarial", "f_a-defended")})
     f_a, f_b = nets["f_a-defended"], nets["f_b-adversarial"]
-    made_of = {f"f_a_{name}": value for name, value in trained(shop.card("f_a-defended")).items()}
+    made_of = {
+        f"f_a_{name}": value for name, value in trained(shop.card("f_a-defended"), shop.card("f_b-adversarial")).items()
+    }
     max_iter, draws = shop.scale.max_iter, shop.scale.eot_samples
     beside = shop.evaluate("figure8-beside", f_a, f_b, [bpda_identity(max_iter, draws), momentum_pgd(shop.scale.climb)])
     g = LLPGDTransform(f_b)
@@ -78,7 +78,7 @@ def measured(shop: Workshop) -> list[dict[str, Any]]:
             "momentum_pgd": per_cent(beside, 1),
             "paper_attacked": 81.1 if nb_images else "-",
         }
-    return [{**_NO_ATTACK, **row, **made_of} for row in rows]
+    return [{**row, **{name: row.get(name, "-") for name in _ATTACKED}, **made_of} for row in rows]
 
 
 def untrained(shop: Workshop, g: LLPGDTransform) -> tuple[FCN, list[dict[str, Any]]]:

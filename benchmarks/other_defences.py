@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from art_advtransform.attacks.torchattacks_attacks import auto_pgd
 
-# On nets that neither draw nor transform, beside the attacks of all rows: AutoAttack's by gradients, towards fewer classes.
-ON_PLAIN_NETS = (auto_pgd(100, 1), auto_pgd(100, 1, "targeted"))
+# On what does not draw, beside the attacks of all rows: AutoAttack's by gradients, towards fewer classes.
+WITHOUT_DRAWS = (auto_pgd(100, 1), auto_pgd(100, 1, "targeted"))
 
 
 class ArtPreprocessed(nn.Module):

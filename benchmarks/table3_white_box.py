@@ -4,8 +4,8 @@
 
 Each under PGD on the expected loss with the gradient that breaks it (its own, or BPDA as ART estimates it), and under transfer:
 from the net behind it alone, and from nets trained on clean images, which the paper has as the best attack on its defence. What
-transforms images has a net that was trained on such images. What neither draws nor transforms meets AutoAttack's APGD as well. The
-last rows say what was not run, and why.
+transforms images has a net that was trained on such images. What does not draw meets AutoAttack's APGD as well. The last rows say
+what was not run, and why.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from art_advtransform.recipes import Net
 from art_advtransform.store import slug
 from benchmarks.columns import NOT_MEASURED, best, called, each_attack, trained, with_interval, worst
 from benchmarks.harness import progress
-from benchmarks.other_defences import ON_PLAIN_NETS, ArtPreprocessed, StochasticActivationPruning, Thermometer
+from benchmarks.other_defences import WITHOUT_DRAWS, ArtPreprocessed, StochasticActivationPruning, Thermometer
 from benchmarks.workshop import Workshop
 
 _LEVELS = 10  # of the thermometer
@@ -149,7 +149,7 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
     nets = shop.nets(recipes)
 
     def own(role: str, implementation: str, *paper: Any, f_b: nn.Module | None = None) -> System:
-        breaks = ON_PLAIN_NETS if f_b is None else ()
+        breaks = WITHOUT_DRAWS if f_b is None else ()
         return System(nets[role], implementation, shop.card(role), (paper[0], paper[1], paper[2]), f_b, breaks=breaks)
 
     pruned = StochasticActivationPruning(copy.deepcopy(nets["undefended"]))
@@ -184,7 +184,8 @@ def preprocessed(shop: Workshop, name: str, plain: Net) -> System:
     classifier = shop.nets({role: net}, encode=partial(encoded, make(nn.Identity(), shop.threat)))[role]
     model = make(classifier, shop.threat).eval()
     behind = {"behind": classifier} if channels == 1 else {}
-    return System(model, implementation, shop.card(role), ("-", 0.0, "BPDA"), behind=behind)
+    breaks = () if model.randomized else WITHOUT_DRAWS
+    return System(model, implementation, shop.card(role), ("-", 0.0, "BPDA"), behind=behind, breaks=breaks)
 
 
 def encoded(defence: ArtPreprocessed, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.attacks.art_attacks import black_box_transfer, bpda_identity, white_box_transfer
 from art_advtransform.attacks.expectation import expectation_pgd
 from benchmarks.columns import called, each_attack, trained, with_interval, worst
-from benchmarks.other_defences import ON_PLAIN_NETS
+from benchmarks.other_defences import WITHOUT_DRAWS
 from benchmarks.workshop import Workshop
 
 # standard accuracy and the worst
@@ -54,7 +54,7 @@ def main() -> None:
         f_b, f_b_card = (nets["f_b-adversarial"], shop.card("f_b-adversarial")) if defended else (None, None)
         # "none" is not attacked through itself; from f_a without g there is a transfer only where there is a g
         others = {other: net for other, net in surrogates.items() if other != role}
-        tried = [*attacks, *([white_box_transfer(shop.scale.max_iter)] if defended else ON_PLAIN_NETS)]
+        tried = [*attacks, *([white_box_transfer(shop.scale.max_iter)] if defended else WITHOUT_DRAWS)]
         found = shop.evaluate(f"table6-{role}", nets[role], f_b, tried, surrogates=others)
         attacked += each_attack(name, found)
         rows.append(
