@@ -23,16 +23,27 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its head, the CSV's column, whether its interval stands beside it, and digits (``None``: as it is)."""
+    """A column of a table.
+
+    Attributes:
+        head: above it.
+        name: the CSV's column.
+        interval: whether its interval stands beside it.
+        digits: after the point; ``None``: as it is.
+        of: the CSV's column that says of how many it is a share.
+    """
 
     head: str
     name: str
     interval: bool = False
     digits: int | None = 1
+    of: str | None = None
 
     def cell(self, row: Row) -> str:
         """Of this row; "-" where the CSV has none."""
         value = _short(row[self.name], self.digits)
+        if self.of is not None and value != "-":
+            return f"{value} % of {int(row[self.of]):,}"
         if not self.interval or value == "-":
             return value
         low, high = (_short(row[f"{self.name}_{end}"], self.digits) for end in ("low", "high"))
@@ -94,7 +105,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "table1": (
         Column("f_b: epochs, or how", "f_b", digits=None),
-        Column("standard, all test images", "test_accuracy"),
+        Column("standard, test images", "test_accuracy", of="test_images"),
         Column("standard", "standard"),
         Column("BPDA-I: PGD, EOT", "bpda_identity", True),
         Column("momentum PGD", "momentum_pgd", True),
@@ -105,7 +116,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "table2": (
         Column("defence", "defence"),
-        Column("clean, all test images", "test_accuracy"),
+        Column("clean, test images", "test_accuracy", of="test_images"),
         Column("clean", "clean"),
         Column("transfer", "transfer", True),
         Column("HopSkipJump", "hop_skip_jump", True),
@@ -119,7 +130,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "table3": (
         Column("method", "method"),
         Column("implementation", "implementation"),
-        Column("standard, all test images", "test_accuracy"),
+        Column("standard, test images", "test_accuracy", of="test_images"),
         Column("standard", "standard"),
         Column("worst", "worst", True),
         Column("best attack", "best_attack"),
@@ -128,6 +139,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "figure5": (
         Column("steps N of g", "N", digits=0),
+        Column("standard, test images", "test_accuracy", of="test_images"),
         Column("standard", "standard"),
         Column("soft sign", "softsign", True),
         Column("tanh", "tanh", True),
@@ -146,16 +158,28 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "table6": (
         Column("method", "method"),
-        Column("standard, all test images", "test_accuracy"),
+        Column("standard, test images", "test_accuracy", of="test_images"),
         Column("standard", "standard"),
         Column("black-box transfer", "black_box_transfer"),
         Column("BPDA-I: PGD, EOT", "bpda_identity"),
         Column("worst", "worst", True),
         Column("paper, Tiny ImageNet: standard", "paper_standard"),
+        Column("BPDA-I", "paper_bpda_identity"),
         Column("worst", "paper_worst"),
+    ),
+    "figure8": (
+        Column("training images of h", "training_images", digits=0),
+        Column("steps", "steps", digits=0),
+        Column("h - g, RMS: training images", "train_error", digits=4),
+        Column("test images", "test_error", digits=4),
+        Column("attack through h", "attacked", True),
+        Column("BPDA-I, same cost", "bpda_identity"),
+        Column("momentum PGD", "momentum_pgd"),
+        Column("paper: attack through h", "paper_attacked"),
     ),
     "figure6": (
         Column("eps of g", "eps_of_g", digits=2),
+        Column("standard, test images", "test_accuracy", of="test_images"),
         Column("standard", "standard"),
         Column("BPDA-I, 1 draw", "bpda_identity_1"),
         Column("3 draws", "bpda_identity_3"),

@@ -54,6 +54,9 @@ def test_cells() -> None:
     assert Column("w", "worst", True).cell(row) == "12.3 (1.0 to 20.0)"
     assert Column("n", "name").cell(row) == "one"
     assert Column("w", "worst", True).cell({**row, "worst": "-"}) == "-"
+    counted = {"accuracy": "90.98", "images": "10000", "none": "-"}
+    assert Column("a", "accuracy", of="images").cell(counted) == "91.0 % of 10,000"
+    assert Column("a", "none", of="images").cell(counted) == "-"
     published = {**row, "worst_low": "-", "worst_high": "-"}
     assert Column("w", "worst", True).cell(published) == "12.3"
 
