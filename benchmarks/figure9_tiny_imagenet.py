@@ -11,13 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from art_advtransform.expectation import distance, expected_g
-from art_advtransform.layer import LLPGDTransform
 from benchmarks.columns import trained
 from benchmarks.table1_external_models import (
     ADVERSARIAL,
     NB_DRAWS,
-    NB_SHOWN,
+    difference,
     draw_differences,
     external_models,
     plain_kinds,
@@ -30,15 +28,11 @@ def main() -> None:
     kinds = [*plain_kinds(shop), ADVERSARIAL]
     recipes = external_models(shop)
     f_bs = shop.nets({f"f_b-{kind}": recipes[f"f_b-{kind}"] for kind in kinds})
-    x, draws = shop.attacked.x, NB_DRAWS[shop.name]
     rows: list[dict[str, Any]] = []
     shown: dict[str, Tensor] = {}
     for kind in kinds:
-        expected = expected_g(LLPGDTransform(f_bs[f"f_b-{kind}"]), x, draws, shop.seed)
-        far = distance(expected, x, draws)
-        shown[kind] = expected[:NB_SHOWN] - x[:NB_SHOWN]
-        card = shop.card(f"f_b-{kind}")
-        rows.append({"f_b": kind, **trained(card), "distance_rms": far.rms, "distance_max": far.max, "draws": draws})
+        shown[kind], far = difference(shop, f_bs[f"f_b-{kind}"])
+        rows.append({"f_b": kind, **trained(shop.card(f"f_b-{kind}")), **far, "draws": NB_DRAWS[shop.name]})
     shop.write("figure9", rows)
     draw_differences(shop, "figure9", shown)
 

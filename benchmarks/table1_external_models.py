@@ -53,14 +53,9 @@ def main() -> None:
     f_as = shop.nets({**external_models(shop), **classifiers(shop)})
     rows: list[dict[str, Any]] = []
     shown: dict[str, Tensor] = {}
-    x = shop.attacked.x
     for kind in kinds(shop):
         paper, f_b, f_a = PAPER[kind], f_bs[f"f_b-{kind}"], f_as[f"f_a-{kind}"]
-        g = LLPGDTransform(f_b)
-        draws = NB_DRAWS[shop.name]
-        expected = expected_g(g, x, draws, shop.seed)
-        far = distance(expected, x, draws)
-        shown[kind] = expected[:NB_SHOWN] - x[:NB_SHOWN]
+        shown[kind], far = difference(shop, f_b)
         attacks = [bpda_identity(shop.scale.max_iter, shop.scale.eot_samples), momentum_pgd(shop.scale.climb)]
         found = shop.evaluate(f"table1-{kind}", f_a, f_b, attacks)
         rows.append(
@@ -72,10 +67,8 @@ def main() -> None:
                 **with_interval("bpda_identity", found.attacks[0]),
                 "paper_bpda_identity": paper[1],
                 **with_interval("momentum_pgd", found.attacks[1]),
-                "distance_mean": far.mean,
-                "distance_rms": far.rms,
-                "distance_max": far.max,
-                "distance_draws": draws,
+                **far,
+                "distance_draws": NB_DRAWS[shop.name],
                 "paper_distance": paper[2],
             }
         )
@@ -117,6 +110,14 @@ def classifiers(shop: Workshop) -> dict[str, Net]:
 
 def _constant(net: Net, learning_rate: float) -> Net:
     return replace(net, recipe=replace(net.recipe, decay="constant", warmup=0.0, learning_rate=learning_rate))
+
+
+def difference(shop: Workshop, f_b: nn.Module) -> tuple[Tensor, dict[str, float]]:
+    """E[g(x)] - x of the images that are shown, and how far E[g(x)] is from x over all that are attacked."""
+    x, draws = shop.attacked.x, NB_DRAWS[shop.name]
+    expected = expected_g(LLPGDTransform(f_b), x, draws, shop.seed)
+    far = distance(expected, x, draws)
+    return (expected - x)[:NB_SHOWN], {"distance_mean": far.mean, "distance_rms": far.rms, "distance_max": far.max}
 
 
 def draw_differences(shop: Workshop, figure: str, shown: dict[str, Tensor]) -> None:
