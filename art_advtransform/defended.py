@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from art_advtransform.backward import GradientEstimator
 from art_advtransform.config import check_count
 from art_advtransform.frozen import default_batch_size
-from art_advtransform.layer import LLPGDTransform, check_images
+from art_advtransform.layer import LLPGDTransform, check_images, sharing_copy
 from art_advtransform.transform import random_start
 
 EotAverage = Literal["logits", "probabilities"]
@@ -80,9 +80,7 @@ class DefendedModel(nn.Module):
             raise TypeError(f"expected classifier to be a torch.nn.Module, got {type(classifier).__name__}")
         if transform is not None and not isinstance(transform, LLPGDTransform):
             raise TypeError(f"expected transform to be an LLPGDTransform or None, got {type(transform).__name__}")
-        check_count("eot_samples", eot_samples)
-        if eot_average not in get_args(EotAverage):
-            raise ValueError(f"unknown eot_average {eot_average!r}; known: {', '.join(get_args(EotAverage))}")
+        _check_eot(eot_samples, eot_average)
         self.classifier = classifier
         self.transform = transform
         self.eot_samples = eot_samples
@@ -124,8 +122,10 @@ class DefendedModel(nn.Module):
         transform = self.transform
         if transform is not None:
             transform = transform.with_gradient(gradient or transform.gradient, generator, max_iter)
-        seen = DefendedModel(classifier or self.classifier, transform, eot_samples=1, eot_average=eot_average)
-        seen._frozen_seed = self._frozen_seed
+        _check_eot(eot_samples, eot_average)
+        seen = sharing_copy(self)  # of a subclass, too, and with hooks: what is attacked is what was given
+        seen.classifier, seen.transform = self.classifier if classifier is None else classifier, transform
+        seen.eot_average, seen.queries, seen.training = eot_average, Queries(), seen.classifier.training
         # without random starts every draw is the same one
         drawn = transform is not None and transform.config.random_start
         seen.eot_samples = eot_samples if drawn or seen.randomized else 1
@@ -205,6 +205,12 @@ class DefendedModel(nn.Module):
         return next((p.dtype for p in self.classifier.parameters() if p.is_floating_point()), torch.float32)
 
 
+def _check_eot(eot_samples: int, eot_average: str) -> None:
+    check_count("eot_samples", eot_samples)
+    if eot_average not in get_args(EotAverage):
+        raise ValueError(f"unknown eot_average {eot_average!r}; known: {', '.join(get_args(EotAverage))}")
+
+
 # f_a's activations are kept for a backward pass through as many images; beyond, a chunk's are made again: 50 images with 500 draws
 # each would fill 118 GB behind a ResNet18 of width 64, whose forward pass is cheap beside g's
 _KEPT = 1024
@@ -212,9 +218,17 @@ _KEPT = 1024
 
 def _with_constants(classifier: nn.Module, x: Tensor) -> Tensor:
     """Logits with no gradient to the parameters."""
+    logits = _called_with_constants(classifier, x)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"expected f_a to return logits (n, K), got {what}")
+    return logits
+
+
+def _called_with_constants(classifier: nn.Module, x: Tensor) -> object:
     if not isinstance(classifier, (torch.jit.ScriptModule, nn.DataParallel)):
         constants = {name: p.detach() for name, p in classifier.named_parameters()}
-        logits: Tensor = torch.func.functional_call(classifier, constants, (x,))
+        logits: object = torch.func.functional_call(classifier, constants, (x,))
         return logits
     # torch.func refuses these two
     wanted = [p for p in classifier.parameters() if p.requires_grad]

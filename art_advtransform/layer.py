@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,11 @@ from art_advtransform.frozen import FrozenModel, check_precision, default_batch_
 from art_advtransform.gradients import resolve_gradient
 from art_advtransform.randomness import private_generator
 from art_advtransform.transform import ll_pgd, random_start, target_class
+
+M = TypeVar("M", bound=nn.Module)
+
+# Attacks may leave [0, 1] on their way, and g itself does. What lies farther out has another scale ([0, 255]), or is standardised.
+_BEYOND = 1.0
 
 
 class LLPGDTransform(nn.Module):
@@ -39,7 +44,8 @@ class LLPGDTransform(nn.Module):
 
     Raises:
         TypeError, ValueError: for a bad option, a model in half precision; from ``forward``, for images that are not a
-            finite floating (n, C, H, W) tensor that f_b takes, and for a start outside [-eps, eps].
+            finite floating (n, C, H, W) tensor that f_b takes, or have pixels outside [-1, 2], for a start outside [-eps, eps],
+            and for an f_b that draws (it must be a fixed map).
 
     Example:
         >>> f_b = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
@@ -93,8 +99,11 @@ class LLPGDTransform(nn.Module):
 
         With ``max_iter`` it takes that many steps, as large as those of g.
         """
-        config = self.config if max_iter is None else replace(self.config, max_iter=max_iter)
-        return LLPGDTransform(self.model, config, gradient=gradient, batch_size=self.batch_size, generator=generator)
+        seen = sharing_copy(self)
+        seen.config = self.config if max_iter is None else replace(self.config, max_iter=max_iter)
+        seen.gradient = resolve_gradient(gradient)
+        seen.generator, seen._is_private = private_generator(generator, self.model.device), generator is None
+        return seen
 
     def draw_start(self, x: Tensor) -> Tensor:
         """A fresh D for ``x``, of its shape: U(-eps, eps), or zero where ``config.random_start`` is off."""
@@ -107,6 +116,7 @@ class LLPGDTransform(nn.Module):
             self._check_start(start, x)
         if len(x) == 0:
             return x.clone()
+        _check_range(x)
         differentiate = torch.is_grad_enabled() and x.requires_grad
         with torch.inference_mode(False):  # autograd, which LL-PGD needs, is off inside inference_mode
             x = x.clone() if x.is_inference() else x
@@ -147,16 +157,27 @@ class LLPGDTransform(nn.Module):
         if x.shape[1:] in self._accepted:
             return
         expected = f"f_b does not take images of shape {tuple(x.shape[1:])}"
+        image = x[:1].to(device=self.model.device, dtype=self.model.dtype)
         try:
             with torch.no_grad():
-                logits = self.model(x[:1].to(device=self.model.device, dtype=self.model.dtype))
+                logits, again = self.model(image), self.model(image)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             raise ValueError(f"{expected}: {error}") from error
         if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
             raise ValueError(f"{expected}: it must return logits (n, K) with K >= 2")
         if logits.dtype != self.model.dtype:
             raise ValueError(f"expected logits of f_b in {self.model.dtype}, got {logits.dtype}")
+        if not torch.allclose(logits, again, rtol=1e-3, atol=1e-5, equal_nan=True):
+            raise ValueError("expected f_b to be a fixed map, got one that draws: g_D(x) would not be a function of D")
         self._accepted.add(x.shape[1:])
+
+
+def sharing_copy(module: M) -> M:
+    """A copy of the same class, with the same hooks and submodules, none of which is copied; others can be put into it."""
+    seen = type(module).__new__(type(module))
+    seen.__dict__.update(module.__dict__)
+    seen._modules = module._modules.copy()
+    return seen
 
 
 def check_images(x: Tensor) -> None:
@@ -174,6 +195,12 @@ def check_images(x: Tensor) -> None:
         raise ValueError(f"expected images of shape (n, C, H, W), got {tuple(x.shape)}")
     if not torch.isfinite(x).all():
         raise ValueError("expected finite images, got NaN or infinite pixels")
+
+
+def _check_range(x: Tensor) -> None:
+    low, high = (float(bound) for bound in x.detach().aminmax())
+    if low < -_BEYOND or high > 1 + _BEYOND:
+        raise ValueError(f"expected images in [0, 1], got pixels in [{low:.4g}, {high:.4g}]: there eps is another size")
 
 
 def _memory_format(x: Tensor) -> torch.memory_format:

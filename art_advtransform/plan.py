@@ -51,6 +51,8 @@ class Plan:
             "version": __version__,
             "threat": asdict(self.threat),
             "transform": None if transform is None else asdict(transform.config),
+            # a subclass may classify or transform otherwise
+            "classes": [type(module).__qualname__ for module in (self.defended, transform) if module is not None],
             "nb_images": len(self.x),
             "nb_draws": self.nb_draws,
             "nb_selection_draws": self.nb_selection_draws,

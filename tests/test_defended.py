@@ -198,6 +198,40 @@ def test_view_shares_the_networks_and_counts_by_itself() -> None:
     assert torch.equal(same[0](x), same[1](x))
 
 
+class Negated(DefendedModel):
+    """Its least likely class first."""
+
+    def forward(self, x: Tensor, start: Tensor | None = None) -> Tensor:
+        return -super().forward(x, start)
+
+
+class Black(LLPGDTransform):
+    """No image is left."""
+
+    def forward(self, x: Tensor, start: Tensor | None = None) -> Tensor:
+        return torch.zeros_like(super().forward(x, start))
+
+
+def test_views_of_subclasses_and_hooks_are_of_what_was_given() -> None:
+    f_a, g, x = classifier(), LLPGDTransform(conv_net(), SHORT), images(3)
+    start = start_for(x)
+    usual = DefendedModel(f_a, g).eval()
+    negated = Negated(f_a, g).eval()
+    assert torch.equal(negated.view()(x, start), -usual(x, start))
+    assert type(negated.view().view(gradient="tanh")) is Negated
+    black = DefendedModel(f_a, Black(conv_net(), SHORT)).eval()
+    assert torch.equal(black.view(gradient="tanh", max_iter=1)(x), f_a(torch.zeros_like(x)))
+    handle = usual.register_forward_hook(lambda module, inputs, outputs: outputs + 1)
+    assert torch.equal(usual.view()(x, start), usual(x, start))
+    hooked = usual.view()(x, start)
+    handle.remove()
+    assert torch.equal(hooked, usual(x, start) + 1)
+    # what is put into a view is not put into the model
+    other = classifier(3)
+    assert usual.view(classifier=other, eot_samples=2).classifier is other
+    assert (usual.classifier is f_a, usual.transform is g, usual.eot_samples) == (True, True, 1)
+
+
 def test_view_of_a_deterministic_model_has_one_draw() -> None:
     assert DefendedModel(classifier(), None).view(eot_samples=9).eot_samples == 1
     assert defended_model(config=TransformConfig(random_start=False)).view(eot_samples=9).eot_samples == 1
