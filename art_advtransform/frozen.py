@@ -46,6 +46,8 @@ class FrozenModel(nn.Module):
         ValueError: f_b has lazy parameters: run it once on an image before it is frozen
     """
 
+    _like: Tensor
+
     def __init__(
         self,
         model: nn.Module,
@@ -61,21 +63,28 @@ class FrozenModel(nn.Module):
         if autocast not in (None, *_HALF):
             raise ValueError(f"expected autocast to be one of {', '.join(map(str, _HALF))} or None, got {autocast}")
         self.autocast, self.compile_steps = autocast, compile
-        plain = _copied(model).eval()
-        for parameter in plain.parameters():
-            parameter.detach_()  # a copy of TorchScript has parameters that are no leaves
-        fast = _optimised(plain) if optimise else None
+        with torch.inference_mode(False):  # made inside it, weights could never be differentiated through
+            plain = _copied(model).eval()
+            for parameter in plain.parameters():
+                parameter.detach_()  # a copy of TorchScript has parameters that are no leaves
+            fast = _optimised(plain) if optimise else None
+            # nn.DataParallel's replicas have buffers but no parameters to read precision and device from
+            like = torch.zeros(1, dtype=_dtype_of(plain), device=_device_of(plain))
+        self.register_buffer("_like", like, persistent=False)
         self.optimised = fast is not None
         self.net = plain if fast is None else fast
         self.train(False)  # an nn.Module is born in train mode
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.autocast is None:
+        kind = x.device.type
+        # a caller's own autocast stays outside: in half precision g would be another transformation
+        outside = self.autocast is None and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        if self.autocast is None and not outside:
             logits: Tensor = self.net(x)
             return logits
-        with torch.autocast(x.device.type, self.autocast):
+        with torch.autocast(kind, self.autocast, enabled=self.autocast is not None):
             logits = self.net(x)
-        return logits.to(self.dtype)
+        return logits.to(self.dtype) if self.autocast else logits
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -104,12 +113,12 @@ class FrozenModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The precision that LL-PGD computes in."""
-        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
+        return self._like.dtype
 
     @property
     def device(self) -> torch.device:
         """Where LL-PGD computes."""
-        return next((p.device for p in self.parameters()), torch.device("cpu"))
+        return self._like.device
 
 
 def freeze(model: nn.Module, device: torch.device | str | None = None) -> FrozenModel:
@@ -131,6 +140,14 @@ def default_batch_size(x: Tensor) -> int:
     if x.device.type != "cpu":
         return 512
     return min(max(32 * 32 * 32 // (x.shape[2] * x.shape[3]), 16), 512)
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -163,6 +180,7 @@ def _optimised(plain: nn.Module) -> nn.Module | None:
         # "fuse" leaves batch norm alone where the convolution's output is used elsewhere too
         folded = fuse(traced, inplace=True, no_trace=True)
         if isinstance(folded, fx.GraphModule):
+            _reshape_for_view(folded)
             _relu_behind_pool(folded)
             _first_convolution(folded)
         return folded.eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -179,6 +197,18 @@ def _layers_run_once(traced: fx.GraphModule) -> bool:
     modules = dict(traced.named_modules())
     weighted = [name for name in calls if any(True for _ in modules[name].parameters())]
     return all(calls[name] == 1 and name not in read for name in weighted)
+
+
+def _reshape_for_view(traced: fx.GraphModule) -> None:
+    """``view``, with which many a net flattens its maps, refuses channels_last; ``reshape`` gives the same values."""
+    for node in traced.graph.nodes:
+        if (
+            node.op == "call_method"
+            and node.target == "view"
+            and not any(isinstance(a, torch.dtype) for a in node.args)
+        ):
+            node.target = "reshape"
+    traced.recompile()
 
 
 def _relu_behind_pool(traced: fx.GraphModule) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from art_advtransform.defended import DefendedModel
 from art_advtransform.frozen import FrozenModel, freeze
@@ -74,6 +74,49 @@ def test_a_frozen_model_is_moved_only_as_a_copy() -> None:
     elsewhere = freeze(frozen, "meta")
     assert elsewhere.device.type == "meta"
     assert frozen.device.type == "cpu"
+
+
+class Flattening(nn.Module):
+    """As in PyTorch's tutorials: ``view`` takes no channels_last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = torch.relu(self.conv(x))
+        logits: Tensor = self.linear(maps.view(-1, 4 * 64))
+        return logits
+
+
+def test_an_f_b_that_flattens_by_view() -> None:
+    f_b, x = Flattening(), torch.rand(3, 3, 8, 8)
+    frozen, start = FrozenModel(f_b), torch.zeros_like(x)
+    assert frozen.optimised
+    torch.testing.assert_close(frozen(x.contiguous(memory_format=torch.channels_last)), f_b(x).detach())
+    expected = LLPGDTransform(FrozenModel(f_b, optimise=False))(x, start)
+    torch.testing.assert_close(LLPGDTransform(f_b)(x, start), expected)
+
+
+def test_what_is_made_inside_inference_mode_can_be_differentiated() -> None:
+    f_b, x = SmallVGG(3, 3, 8).eval(), torch.rand(2, 3, 8, 8, requires_grad=True)
+    with torch.inference_mode():
+        g = LLPGDTransform(f_b, gradient="tanh")
+    expected = LLPGDTransform(f_b, gradient="tanh")
+    start = torch.zeros_like(x)
+    assert torch.equal(g(x, start), expected(x, start))
+    (gradient,) = torch.autograd.grad(g(x, start).sum(), x)
+    assert torch.equal(gradient, torch.autograd.grad(expected(x, start).sum(), x)[0])
+
+
+def test_precision_and_device_of_a_replica() -> None:
+    """nn.DataParallel's replicas have buffers, and no parameters."""
+    frozen = FrozenModel(SmallVGG(3, 3, 8).double())
+    assert len(frozen.state_dict()) == len(FrozenModel(SmallVGG(3, 3, 8)).net.state_dict())
+    replica = copy.deepcopy(frozen).to("meta")
+    for module in replica.modules():
+        module._parameters.clear()
+    assert (replica.dtype, replica.device.type) == (torch.float64, "meta")
 
 
 def test_copies_draw_for_themselves() -> None:

@@ -65,7 +65,9 @@ def test_batch_size_bounds_what_f_b_sees() -> None:
     g = LLPGDTransform(net, TransformConfig(max_iter=2), batch_size=3)
     g(images(8))
     assert max(sizes) == 3
-    assert len(sizes) == 1 + 3 * (1 + 2)  # one try of the shape; the label and two steps for each chunk
+    assert len(sizes) == 2 + 3 * (
+        1 + 2
+    )  # two tries of the shape, which must agree; the label and two steps for each chunk
 
 
 def test_random_starts() -> None:

@@ -63,6 +63,18 @@ def test_autocast_computes_in_half_and_returns_single(f_b: nn.Module, x: Tensor)
     assert torch.allclose(logits, f_b(x), atol=0.05)
 
 
+def test_a_callers_autocast_changes_nothing(f_b: nn.Module, x: Tensor) -> None:
+    start = torch.zeros_like(x)
+    expected = LLPGDTransform(f_b)(x, start)
+    g = LLPGDTransform(f_b)
+    for _ in range(2):  # the first call tries f_b on one image
+        with torch.autocast("cpu", torch.bfloat16):
+            assert (f_b(x).dtype, g.model(x).dtype) == (torch.bfloat16, torch.float32)
+            assert torch.equal(g(x, start), expected)
+    with torch.autocast("cpu", torch.bfloat16):  # what f_b is asked to do remains
+        assert not torch.equal(FrozenModel(f_b, autocast=torch.float16)(x), f_b(x).float())
+
+
 @pytest.mark.parametrize("gradient", ["identity", "tanh"])
 def test_transform_in_mixed_precision(f_b: nn.Module, x: Tensor, gradient: str) -> None:
     g = LLPGDTransform(FrozenModel(f_b, autocast=torch.bfloat16), gradient=gradient)
