@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 import time
+import zlib
 
 import torch
 from torch import Tensor
 
+from art_advtransform.attacks.base import Attack
 from art_advtransform.counting import CONFIRMATION, PRESELECTION, SCORING, SELECTION, predictions, shares_and_leads
 from art_advtransform.plan import Plan
 from art_advtransform.pool import Pool, Strength
+from art_advtransform.randomness import derived_seed
 from art_advtransform.store import Chunk
 
 # A continuing attack's image that is right in more of these than what there is, and by more than one, costs no more draws.
 _FEW_DRAWS = 5
 
 
-def promising(plan: Plan, attacked: Tensor, first: int, pool: Pool) -> Tensor:
+def promising(plan: Plan, attack: Attack, attacked: Tensor, first: int, pool: Pool) -> Tensor:
     """``attacked``, and the pool's image where that is right less often, by more than one draw, in a few draws.
 
     Both are asked in the same few draws, which have chosen neither: against its share over all of them, or in those that found it
-    the strongest, a better image would fail by luck alone.
+    the strongest, a better image would fail by luck alone. Hence draws of its own for every attack: in those of the one before the
+    pool's image has had its luck already.
     """
     kept = pool.attacked.to(attacked)
     if plan.nb_selection_draws <= _FEW_DRAWS or not plan.defended.randomized:
         return attacked
     numbers = torch.nonzero((attacked != kept).flatten(1).any(1).cpu()).flatten()
     indices = (first + numbers).tolist()
+    seed = derived_seed(plan.seed, PRESELECTION, zlib.crc32(attack.name.encode()))
     new, old = (
         shares_and_leads(
             plan.defended,
             images[numbers.to(images.device)],
             plan.y[indices],
             _FEW_DRAWS,
-            plan.seed,
+            seed,
             PRESELECTION,
             indices,
         )[0]

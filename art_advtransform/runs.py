@@ -146,7 +146,7 @@ def _run_chunk(plan: Plan, attack: Attack, first: int, pool: Pool | None = None)
         except Exception as error:  # a toolkit's attack may raise anything; the others still count
             raise _AttackError from error
         seconds = time.perf_counter() - begin
-        attacked = attacked if pool is None else promising(plan, attacked, first, pool)
+        attacked = attacked if pool is None else promising(plan, attack, attacked, first, pool)
         strength, scoring = judged(plan, attacked, first, pool, plan.draws_to_score(attack))
     # like chunks that are read again, on the CPU
     return Chunk(

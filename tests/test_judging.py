@@ -80,19 +80,24 @@ def test_one_draw_more_does_not_turn_an_image_down_and_the_draws_have_chosen_nei
 ) -> None:
     x, y = torch.full((4, 1, 2, 2), 0.5), torch.zeros(4, dtype=torch.int64)
     plan = Plan(flicker(0.5), x, y, ThreatModel(0.1), 0, 10, 20, 100, 10, False, {}, None, None, 1)
-    asked: list[tuple[int, int]] = []
+    asked: list[tuple[int, int, int]] = []
 
     def shares(model: DefendedModel, x: Tensor, y: Tensor, nb_draws: int, seed: int, purpose: int, of: Any) -> Any:
-        asked.append((nb_draws, purpose))
+        asked.append((nb_draws, seed, purpose))
         new = bool((x < 0.5).all())
         return (torch.tensor([0.0, 0.4, 0.6, 0.8]) if new else torch.full((4,), 0.4)).double(), torch.zeros(4)
 
     monkeypatch.setattr(judging, "shares_and_leads", shares)
     nothing = torch.zeros(4, dtype=torch.int64)
     strength = Strength(torch.zeros(4).double(), torch.zeros(4).double(), nothing.bool())
-    kept = judging.promising(plan, x - 0.01, 0, Pool(x, strength, nothing[:, None]))
+    pool = Pool(x, strength, nothing[:, None])
+    kept = judging.promising(plan, fake_attack("one", darker), x - 0.01, 0, pool)
     assert kept[:, 0, 0, 0].tolist() == pytest.approx([0.49, 0.49, 0.49, 0.5])
-    assert asked == [(5, PRESELECTION)] * 2
+    assert [(draws, purpose) for draws, _, purpose in asked] == [(5, PRESELECTION)] * 2
+    # the image that an attack has put into the pool was asked in draws that are not those of the next
+    judging.promising(plan, fake_attack("two", darker), x - 0.01, 0, pool)
+    seeds = [seed for _, seed, _ in asked]
+    assert seeds[0] == seeds[1] != seeds[2] == seeds[3]
     assert PRESELECTION not in (SELECTION, SCORING, CONFIRMATION)
 
 
