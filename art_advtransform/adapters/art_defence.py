@@ -65,7 +65,7 @@ class AdversarialTransform(PreprocessorPyTorch):  # type: ignore[misc]
         self.objective, self.random_start, self.clip_values = objective, random_start, clip_values
         self.gradient, self.batch_size = gradient, batch_size
         self.model = freeze(model, self.device)
-        self.generator = private_generator(generator, self.device)
+        self.generator, self._is_private = private_generator(generator, self.device), generator is None
         self._last_draw: tuple[str, Tensor] | None = None
         self._check_params()
 
@@ -77,6 +77,12 @@ class AdversarialTransform(PreprocessorPyTorch):  # type: ignore[misc]
         self.transform = LLPGDTransform(
             self.model, config, gradient=self.gradient, batch_size=self.batch_size, generator=self.generator
         )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy draws for itself, as that of :class:`~art_advtransform.layer.LLPGDTransform` does."""
+        self.__dict__.update(state)
+        if self._is_private:
+            self.generator.seed()
 
     def forward(self, x: Tensor, y: Any = None) -> tuple[Tensor, Any]:
         """(g(x), y), float32 as all of ART's arrays: its decision-based attacks promote images to float64."""

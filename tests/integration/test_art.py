@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -267,6 +270,26 @@ def test_device_type_is_the_preprocessors_own_choice(task: Problem, kind: Any) -
     wanted = "cpu" if kind is AdversarialTransform or not torch.cuda.is_available() else "cuda"
     assert g.device.type == g.model.device.type == g.generator.device.type == wanted
     assert g.forward(task.x)[0].device == task.x.device, "images come back to where they came from"
+
+
+def test_copies_draw_for_themselves(task: Problem) -> None:
+    """Worker processes get pickles: with one D for all of them, N workers would score one draw N times."""
+    g, x = AdversarialTransform(task.f_b, device_type="cpu"), task.x.numpy()
+    copies = [copy.copy(g), copy.deepcopy(g), pickle.loads(pickle.dumps(g))]
+    values = [each(x)[0] for each in (g, *copies)]
+    assert not any(np.array_equal(a, b) for a, b in combinations(values, 2))
+    classifier = art_classifier(task.f_a, g)
+    assert not np.array_equal(classifier.predict(x), copy.deepcopy(classifier).predict(x))
+    # a given generator is the user's: a copy goes on where it stands
+    g = AdversarialTransform(task.f_b, generator=torch.Generator().manual_seed(3), device_type="cpu")
+    assert np.array_equal(copy.deepcopy(g)(x)[0], g(x)[0])
+
+
+def test_images_of_another_scale_are_refused(task: Problem) -> None:
+    """Behind ``preprocessing=(0, 255)`` the defence would see [0, 255], where it moves nothing."""
+    classifier = art_classifier(task.f_a, defence(task.f_b), clip_values=(0, 255), preprocessing=(0, 255))
+    with pytest.raises(ValueError, match=r"expected images in \[0, 1\], got pixels in "):
+        classifier.predict(255 * task.x.numpy())
 
 
 def test_f_b_in_double_precision_under_a_float32_classifier(task: Problem) -> None:

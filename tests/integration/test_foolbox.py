@@ -96,12 +96,18 @@ def test_preprocessing_of_foolbox_would_show_normalised_pixels_to_f_b(task: Prob
     with pytest.raises(TypeError, match="preprocessing"):
         FoolboxDefendedModel(task.f_a, None, preprocessing={"mean": 0.5, "std": 0.25})  # type: ignore[call-arg]
     transform = LLPGDTransform(task.f_b, CONFIG, generator=seeded(0))
-    wrapped = fb.PyTorchModel(
-        DefendedModel(task.f_a, transform), bounds=(0, 1), device="cpu", preprocessing={"mean": 0.5, "std": 0.25}
-    )
-    with query_limit(transform.model, QUERIES) as seen:
-        wrapped(task.x)
-    assert not any(torch.equal(z, task.x) for z in seen)
+    for std in (0.25, 0.5):  # pixels in [-2, 2], and in [-1, 1]
+        wrapped = fb.PyTorchModel(
+            DefendedModel(task.f_a, transform), bounds=(0, 1), device="cpu", preprocessing={"mean": 0.5, "std": std}
+        )
+        with query_limit(transform.model, QUERIES) as seen:
+            if std == 0.25:
+                with pytest.raises(ValueError, match=r"expected images in \[0, 1\], got pixels in \[-"):
+                    wrapped(task.x)
+            else:
+                wrapped(task.x)
+                assert seen
+        assert not any(torch.equal(z, task.x) for z in seen)
     model = FoolboxDefendedModel(Normalised(task.f_a).eval(), transform, device="cpu")
     transform.generator.manual_seed(0)
     with query_limit(transform.model, QUERIES) as seen:
