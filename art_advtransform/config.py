@@ -27,13 +27,18 @@ def check_count(name: str, value: int, minimum: int = 1) -> None:
         raise ValueError(f"expected {name} >= {minimum}, got {value}")
 
 
-def check_clip_values(clip_values: tuple[float, float]) -> None:
-    """Raise ``TypeError`` or ``ValueError`` unless ``clip_values`` is a pair (low, high) of finite numbers with low < high."""
+def as_clip_values(clip_values: Iterable[float]) -> tuple[float, float]:
+    """A pair (low, high) of floats, of anything that has two (a record, which is JSON, has a list).
+
+    Raises:
+        TypeError, ValueError: unless there are two finite numbers with low < high.
+    """
     if not isinstance(clip_values, Iterable):
         raise TypeError(f"expected clip_values as (low, high), got {clip_values}")
     low_high = tuple(clip_values)
     if len(low_high) != 2 or not all(math.isfinite(v) for v in low_high) or low_high[0] >= low_high[1]:
         raise ValueError(f"expected clip_values as (low, high) with low < high, got {clip_values}")
+    return float(low_high[0]), float(low_high[1])
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class TransformConfig:
         if self.objective not in get_args(Objective):
             raise ValueError(f"unknown objective {self.objective!r}; known: {', '.join(get_args(Objective))}")
         if self.clip_values is not None:
-            check_clip_values(self.clip_values)
+            object.__setattr__(self, "clip_values", as_clip_values(self.clip_values))
 
     @property
     def step(self) -> float:
@@ -111,4 +116,4 @@ class ThreatModel:
     def __post_init__(self) -> None:
         check_positive("eps", self.eps)
         object.__setattr__(self, "eps", float(self.eps))
-        check_clip_values(self.clip_values)
+        object.__setattr__(self, "clip_values", as_clip_values(self.clip_values))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from art_advtransform.attacks.base import Attack
 from art_advtransform.attacks.presets import preset_attacks
-from art_advtransform.config import ThreatModel, check_count
+from art_advtransform.config import ThreatModel, check_count, check_positive
 from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import check_images
 from art_advtransform.plan import CLEAN, WORST, Plan
@@ -112,6 +112,10 @@ def evaluate(
     for name, value in counts.items():
         check_count(name, value)
     check_count("seed", seed, minimum=0)
+    check_positive("budget", budget)
+    # numpy's integers are taken too, but records are JSON, which has none
+    nb_draws, nb_selection_draws, nb_confirmation_draws, nb_attack_draws, chunk_size = map(int, counts.values())
+    seed, budget = int(seed), float(budget)
     if nb_attack_draws > nb_draws:
         raise ValueError(f"expected nb_attack_draws <= nb_draws, got {nb_attack_draws} and {nb_draws}")
     if nb_confirmation_draws < nb_selection_draws:
@@ -123,7 +127,7 @@ def evaluate(
     _check_data(defended, images, labels, threat)
     plan = Plan(
         defended,
-        images,
+        images.detach(),
         labels,
         threat,
         seed,

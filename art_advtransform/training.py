@@ -134,7 +134,8 @@ def fit(
     process takes its share of each batch; order and augmentation are those of a single process.
 
     Args:
-        model: any nn.Module that ``loss`` can call.
+        model: any nn.Module that ``loss`` can call; its images come in channels_last, so that it flattens by ``flatten`` or
+            ``reshape``, not ``view``.
         data: training images and labels.
         loss: scalar loss of a batch (model, x, y, generator).
         recipe: how to optimise.

@@ -46,6 +46,12 @@ def test_clip_values_that_are_no_pair(clip_values: Any) -> None:
         ThreatModel(clip_values=clip_values)
 
 
+def test_clip_values_of_a_record() -> None:
+    for kind in (ThreatModel, TransformConfig):
+        assert kind(clip_values=[0, np.float32(1)]) == kind(clip_values=(0.0, 1.0))  # type: ignore[arg-type]
+        assert str(kind(clip_values=[0, 1]).clip_values) == "(0.0, 1.0)"  # type: ignore[arg-type]
+
+
 def test_threat_model_defaults() -> None:
     assert ThreatModel() == ThreatModel(eps=8 / 255, clip_values=(0.0, 1.0))
 

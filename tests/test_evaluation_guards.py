@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -242,6 +243,14 @@ def cheap_attacks() -> list[Attack]:
 
 # ---- bad arguments
 
+
+class Twice(nn.Module):
+    """A net that returns more than logits."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.flatten(1), x
+
+
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no batch": ({"x": X[0]}, ValueError, r"shape \(n, C, H, W\)"),
     "integers": ({"x": torch.zeros(10, 1, 2, 2, dtype=torch.int64)}, TypeError, "floating-point"),
@@ -264,6 +273,16 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "negative seed": ({"seed": -1}, ValueError, "seed >= 0"),
     "bare net": ({"model": Coin()}, TypeError, r"expected a DefendedModel .* got Coin"),
     "averaged": ({"model": DefendedModel(Coin(), None, eot_samples=2)}, ValueError, "eot_samples=1, got 2"),
+    "budget of a list": (
+        {"preset": [fake_attack("a", darker)], "budget": -7},
+        ValueError,
+        "expected budget > 0, got -7",
+    ),
+    "two results": (
+        {"model": DefendedModel(Twice(), None)},
+        ValueError,
+        r"expected f_a to return logits \(n, K\), got tuple",
+    ),
     "number for a budget": ({"threat": 0.1}, TypeError, "ThreatModel"),
     "name for h": ({"imitation": "h"}, TypeError, "expected imitation to be a torch.nn.Module, got str"),
     "two of a name": ({"preset": [fake_attack("a", darker)] * 2}, ValueError, "names of their own, got 'a' and 'a'"),
@@ -289,6 +308,19 @@ def test_bad_arguments_are_refused_before_any_work(name: str, tmp_path: Path, mo
     with pytest.raises(error, match=message):
         run(**{"out": tmp_path / "out", **wrong})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_of_numpy_and_images_that_want_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_preset(monkeypatch, a=step)
+    expected = timeless(run(seed=3))
+    counts = {
+        "nb_draws": np.int64(12),
+        "nb_selection_draws": np.int32(5),
+        "seed": np.int64(3),
+        "chunk_size": np.int64(4),
+    }
+    found = run(None, X.clone().requires_grad_(), out=tmp_path, **counts)
+    assert (found.attacks[0].problem, timeless(found)) == ("", expected)
 
 
 def test_a_frozen_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,10 @@ BAD_IMAGES: list[tuple[Any, type[Exception], str]] = [
     (torch.zeros(2, 3, 1, 1), ValueError, "f_b does not take images of shape (3, 1, 1): "),
     (torch.full((2, 3, 8, 8), float("nan")), ValueError, "expected finite images, got NaN or infinite pixels"),
     (torch.full((2, 3, 8, 8), float("inf")), ValueError, "expected finite images, got NaN or infinite pixels"),
+    # of another scale the transformation would move nothing, and the defence be off
+    (255 * torch.ones(2, 3, 8, 8), ValueError, "expected images in [0, 1], got pixels in [255, 255]"),
+    (torch.full((2, 3, 8, 8), -1.01), ValueError, "expected images in [0, 1], got pixels in [-1.01, -1.01]"),
+    (torch.full((2, 3, 8, 8), 2.01), ValueError, "expected images in [0, 1], got pixels in [2.01, 2.01]"),
 ]
 
 
@@ -53,6 +57,31 @@ def test_one_bad_pixel_is_found(g: LLPGDTransform) -> None:
     x[3, 2, 7, 7] = float("nan")
     with pytest.raises(ValueError, match="expected finite images"):
         g(x)
+
+
+def test_images_that_an_attack_moves_out_of_range_are_taken(g: LLPGDTransform) -> None:
+    for x in (images(2) * 3 - 1, torch.full((2, 3, 8, 8), -1.0), torch.full((2, 3, 8, 8), 2.0)):
+        assert g(x).shape == x.shape
+
+
+class Drawing(nn.Module):
+    """Adds noise from global state to the logits."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.net, self.scale = conv_net(), scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        return logits + self.scale * torch.randn_like(logits)
+
+
+@pytest.mark.parametrize("random_start", [True, False])
+def test_an_f_b_that_draws_is_refused(random_start: bool) -> None:
+    config = TransformConfig(max_iter=2, random_start=random_start)
+    with pytest.raises(ValueError, match=re.escape("expected f_b to be a fixed map, got one that draws: g_D(x)")):
+        LLPGDTransform(Drawing(0.1), config)(images(2))
+    assert LLPGDTransform(Drawing(0.0), config)(images(2)).shape == (2, 3, 8, 8)
 
 
 def test_a_wrong_shape_after_a_right_one(g: LLPGDTransform) -> None:

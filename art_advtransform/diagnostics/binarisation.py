@@ -89,7 +89,8 @@ def _plant(case: Case, i: int) -> DefendedModel | None:
     if not name:
         classifier = head
     else:
-        classifier.set_submodule(name, head)
+        parent, _, own = name.rpartition(".")
+        setattr(classifier.get_submodule(parent), own, head)  # nn.Module.set_submodule came with torch 2.5
     return DefendedModel(classifier, case.defended.transform).eval()
 
 
