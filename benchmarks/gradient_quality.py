@@ -20,23 +20,27 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from art_advtransform.attacks.climbing import cross_entropy, expected_gradient
 from art_advtransform.attacks.evolution import evolution_gradient
+from art_advtransform.attacks.identity import network_identity
 from art_advtransform.backward import GradientEstimator
 from art_advtransform.config import TransformConfig
 from art_advtransform.counting import SCORING, predictions
 from art_advtransform.defended import DefendedModel
+from art_advtransform.evaluate_nets import Nets
 from art_advtransform.figures import curve_figure
 from art_advtransform.gradients import Evolution, FiniteDifference, Identity, Reparameterized
 from art_advtransform.randomness import keyed_generator
+from art_advtransform.runs import attack_code
 from art_advtransform.smoothing import Blended, SoftplusModel
-from art_advtransform.store import write_json
+from art_advtransform.store import fingerprint, tensors_sha256, write_json
 from art_advtransform.unrolled import Softsign, Tanh
 from benchmarks.harness import RESULTS, print_table, progress, write_csv
 from benchmarks.subject import Subject, cosine, options
@@ -86,9 +90,18 @@ def main() -> None:
 
 
 def kept(subject: Subject, config: TransformConfig, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """:func:`measure`, from its file where it has been done with the same numbers."""
-    of = f"N{config.max_iter}-eps{config.eps}-images{len(subject.x)}-pairs{arguments.pairs}-seed{arguments.seed}"
-    path = Path("runs") / f"gradient_quality-{arguments.dataset}" / f"{of}.json"
+    """:func:`measure`, from its file where it has been done with the same nets, images, numbers and code."""
+    nets = {name: network_identity(net) for name, net in named_nets(subject.nets).items()}
+    made_of = {
+        "nets": nets,
+        "data": tensors_sha256([subject.x, subject.y]),
+        "threat": asdict(subject.threat),
+        "config": asdict(config),
+        "pairs": arguments.pairs,
+        "seed": arguments.seed,
+        "code": [attack_code(), Path(__file__).read_text()],
+    }
+    path = Path("runs") / f"gradient_quality-{arguments.dataset}" / f"{fingerprint(made_of)[:16]}.json"
     if path.exists():
         rows: list[dict[str, Any]] = json.loads(path.read_text())
         return rows
@@ -96,6 +109,12 @@ def kept(subject: Subject, config: TransformConfig, arguments: argparse.Namespac
     rows = measure(subject, config, arguments)
     write_json(path, rows)
     return rows
+
+
+def named_nets(nets: Nets) -> dict[str, nn.Module]:
+    """Those that the estimators are made of."""
+    named = {"f_a": nets.f_a, "f_b": nets.f_b, "imitation": nets.imitation}
+    return {name: net for name, net in named.items() if net is not None}
 
 
 def measure(subject: Subject, config: TransformConfig, arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -124,12 +143,17 @@ def measure(subject: Subject, config: TransformConfig, arguments: argparse.Names
     right = float((found_classes == subject.y[:, None]).double().mean())
     reference = halves[0] + halves[1]
     before = judged(model, subject, subject.x, arguments.seed)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    rises: dict[tuple[str, int], Tensor] = {}
     for name, view in views(subject, config, model, arguments.seed).items():
         progress(f"N = {config.max_iter}, eps = {config.eps}, {name}")
         for draws, gradient in averaged(view, subject.x, subject.y, drawn(config, name)):
             found = cosine(gradient, reference)
             rise = judged(model, subject, stepped(subject, gradient), arguments.seed) - before
+            rises[name, draws] = rise
+            gain, gain_error = mean_and_error(rise)
+            # images and judging draws are the same for all, so that most of either's error cancels in the difference
+            more, more_error = mean_and_error(rise - rises["identity", draws])
             rows.append(
                 {
                     "estimator": name,
@@ -139,8 +163,10 @@ def measure(subject: Subject, config: TransformConfig, arguments: argparse.Names
                     "cosine": found,
                     "corrected": None if reliability is None else found / reliability**0.5,
                     "sign_agreement": float((gradient.sign() == reference.sign()).double().mean()),
-                    "gain": float(rise.mean()),
-                    "gain_error": float(rise.std()) / len(rise) ** 0.5,
+                    "gain": gain,
+                    "gain_error": gain_error,
+                    "over_identity": more,
+                    "over_identity_error": more_error,
                     "reference_halves": between,
                     "reference_halves_sign": between_signs,
                     "accuracy": 100 * right,
@@ -150,6 +176,11 @@ def measure(subject: Subject, config: TransformConfig, arguments: argparse.Names
                 }
             )
     return rows
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """Mean over images (n,), and its standard error."""
+    return float(values.mean()), float(values.std()) / len(values) ** 0.5
 
 
 def gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -165,6 +196,8 @@ def gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "estimator": name,
             **{column: found.get((name, key), {}).get("gain", "-") for column, key in settings.items()},
             "standard_error": found[name, usual]["gain_error"],
+            "over_identity": found[name, usual]["over_identity"],
+            "over_identity_error": found[name, usual]["over_identity_error"],
             **{told: found[name, usual][told] for told in ("images", "pairs", "seed")},
         }
         for name in dict.fromkeys(row["estimator"] for row in rows)

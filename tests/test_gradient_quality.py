@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from art_advtransform.config import ThreatModel
-from art_advtransform.datasets import ImageSet
+from art_advtransform.config import ThreatModel, TransformConfig
+from art_advtransform.datasets import ImageSet, load_dataset
 from art_advtransform.evaluate_nets import Nets
-from benchmarks.gradient_quality import averaged, gains, judged, stepped
+from benchmarks import gradient_quality
+from benchmarks.gradient_quality import averaged, gains, judged, mean_and_error, stepped
 from benchmarks.subject import Subject
 from tests.evaluations import drifting
 from tests.problems import linear_net
 
 
 def row(estimator: str, n: int, eps: float, draws: int, gain: float) -> dict[str, Any]:
-    told = {"gain_error": gain / 10, "images": 2, "pairs": 4, "seed": 0}
+    told = {"gain_error": gain / 10, "over_identity": gain - 0.4, "over_identity_error": 0.01}
+    told |= {"images": 2, "pairs": 4, "seed": 0}
     return {"estimator": estimator, "N": n, "eps": eps, "draws": draws, "gain": gain, **told}
 
 
@@ -36,6 +41,43 @@ def test_a_rule_s_row_has_each_gain_where_it_belongs() -> None:
     assert [identity[column] for column in columns] == [0.5, "-", 0.4, 2.5, "-", 0.1, "-", 0.6]
     assert identity["standard_error"] == pytest.approx(0.04)
     assert (evolution["N13"], evolution["N1"], evolution["draws64"]) == (0.0, "-", "-")
+    assert (identity["over_identity"], evolution["over_identity"]) == (0.0, -0.4)
+    assert evolution["over_identity_error"] == 0.01
+
+
+def test_a_difference_on_the_same_images_is_surer_than_either() -> None:
+    identity = torch.tensor([0.1, 0.5, 0.9, 0.2], dtype=torch.float64)
+    rule = identity + torch.tensor([0.01, 0.03, 0.01, 0.03])
+    gain, error = mean_and_error(rule)
+    assert (gain, error) == pytest.approx((0.445, float(rule.std()) / 2))
+    more, more_error = mean_and_error(rule - identity)
+    assert (more, more_error) == pytest.approx((0.02, 0.01 / 3**0.5), rel=1e-5)
+    assert more_error < error / 10
+
+
+def test_what_is_kept_is_kept_for_its_nets_images_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked: list[int] = []
+
+    def measured(*_: Any) -> list[dict[str, Any]]:
+        asked.append(len(asked))
+        return [{"row": len(asked)}]
+
+    monkeypatch.setattr(gradient_quality, "measure", measured)
+    arguments = argparse.Namespace(dataset="digits", pairs=4, seed=0)
+    nets, data, threat = Nets.load("digits"), load_dataset("digits", "test"), ThreatModel(0.1)
+    subject = Subject(nets, data.sample(2), threat)
+    paper, other = TransformConfig(), replace(nets, f_a=nets.undefended)
+    first = gradient_quality.kept(subject, paper, arguments)
+    assert gradient_quality.kept(subject, paper, arguments) == first
+    assert len(asked) == 1
+    gradient_quality.kept(subject, TransformConfig(max_iter=3), arguments)
+    gradient_quality.kept(replace(subject, nets=other), paper, arguments)
+    gradient_quality.kept(replace(subject, data=data.sample(2, 5)), paper, arguments)
+    gradient_quality.kept(replace(subject, threat=ThreatModel(0.2)), paper, arguments)
+    gradient_quality.kept(subject, paper, argparse.Namespace(dataset="digits", pairs=8, seed=0))
+    assert len(asked) == 6
+    assert gradient_quality.kept(subject, paper, arguments) == first
 
 
 def test_a_step_along_the_gradient_gains_what_a_linear_net_says_and_one_against_it_loses() -> None:
