@@ -31,7 +31,8 @@ from tests.models import digits_target, global_state_untouched, undefended
 # a small budget leaves some images right, so that the randomised model's noise is in the numbers
 # 18, which asks for more effort than is spent here, has its passing attack in test_failing_attacks.py
 HEALTHY_DEFENDED = (1, 2, 3, 4, 6, 8, 9, 12, 13, 14, 15, 16, 17, 19)
-HEALTHY_UNDEFENDED = (1, 2, 4, 6, 7, 8, 9, 10, 11, 14, 15, 16, 17, 19)
+# 11 has a budget at which nothing is left: at the usual one more effort takes an image of the 12, which tells nothing
+HEALTHY_UNDEFENDED = (1, 2, 4, 6, 7, 8, 9, 10, 14, 15, 16, 17, 19)
 
 
 @pytest.mark.parametrize("number", HEALTHY_DEFENDED)
@@ -42,6 +43,12 @@ def test_a_defended_net_passes(number: int) -> None:
 @pytest.mark.parametrize("number", HEALTHY_UNDEFENDED)
 def test_an_undefended_net_passes(number: int) -> None:
     assert status(digits_case(undefended()), number) == "pass"
+
+
+def test_enough_effort_passes_and_too_few_images_tell_nothing() -> None:
+    case = digits_case(undefended())
+    assert status(case, 11) == "not applicable"
+    assert status(replace(case, threat=ThreatModel(0.15), _path=None), 11) == "pass"
 
 
 def test_a_smooth_net_s_loss_is_no_noise() -> None:

@@ -109,6 +109,23 @@ def test_an_attack_built_to_fail(number: int, attack: Any, monkeypatch: pytest.M
         assert "the attack in question" in found.reason
 
 
+def one_image_more_with_steps(target: Target, max_iter: int, eot_samples: int) -> paths.Path:
+    path = eot_pgd(target, max_iter, eot_samples)
+    spared = torch.cat([target.x[:1], path.x_adv[1:]])
+    return replace(path, x_adv=path.x_adv if max_iter > FEW["max_iter"] else spared)
+
+
+def test_a_gain_of_more_than_a_point_that_may_be_noise_is_no_proof_of_enough_effort() -> None:
+    wide = ThreatModel(0.15)  # at which the whole attack leaves nothing
+    case = replace(digits_case(undefended(), attack=one_image_more_with_steps), threat=wide)
+    found = diagnose(case, [11])[11]
+    assert found.status == "not applicable"
+    assert "gains up to 8.3 points say nothing, so that these images are too few to tell" in found.reason
+    assert found.figures["base"] == pytest.approx(1 / 12)
+    assert found.figures["twice the steps"] == 0
+    assert status(replace(case, attack=eot_pgd, _path=None), 11) == "pass"
+
+
 def test_square_sees_through_a_lazy_attack_on_the_defence() -> None:
     assert status(digits_case(attack=lazy, nb_queries=1000), 14) == "fail"
 

@@ -100,7 +100,10 @@ def budget_sweep(case: Case) -> Verdict:
 
 @check(11, "more effort changes little, less changes much")
 def effort(case: Case) -> Verdict:
-    """One step does less than many; twice the steps, the draws or the starts gain less than a point, or than the noise."""
+    """One step does less than many; twice the steps, the draws or the starts gain less than a point.
+
+    A gain of more than a point that the noise of few images and draws could be is no proof of either.
+    """
     usual = case.rights(case.x_adv)
     rights = {
         "one step": case.rights(case.attacked(11, 0, max_iter=1)),
@@ -114,10 +117,15 @@ def effort(case: Case) -> Verdict:
     tolerances = {name: max(least, case.noise(usual, right)) for name, right in rights.items()}
     # an attack that does nothing would not gain by more of it, either
     less = accuracies["one step"] > base + tolerances["one step"] or base <= tolerances["one step"]
-    ok = less and all(base - accuracy <= tolerances[name] for name, accuracy in accuracies.items())
+    gains = {name: base - accuracy for name, accuracy in accuracies.items()}
+    ok = less and all(gain <= tolerances[name] for name, gain in gains.items())
     told = ", ".join(f"{name} {100 * accuracy:.1f} %" for name, accuracy in accuracies.items())
     tolerated = f"gains up to {100 * max(tolerances.values()):.1f} points say nothing"
     result = verdict(ok, f"accuracy {100 * base:.1f} %; with {told}; {tolerated}", base=base, **accuracies)
+    if ok and max(gains.values()) > _POINT:
+        result = replace(
+            result, status="not applicable", reason=f"{result.reason}, so that these images are too few to tell"
+        )
     by_draws = [
         (float(draws), case.accuracy(case.attacked(11, 4, draws, eot_samples=draws)))
         for draws in sorted({1, max(case.eot_samples // 2, 1)})
