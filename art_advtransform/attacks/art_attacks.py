@@ -32,6 +32,10 @@ def art_attack(
 ) -> Attack:
     """Any untargeted attack of ``art.attacks.evasion``.
 
+    What a class draws from a generator of its own depends on no seed, as with ART's HopSkipJump, whose search for a step need not
+    end, either, on a model that draws: give it ``View(frozen=True)``, or take
+    :func:`~art_advtransform.attacks.foolbox_attacks.hop_skip_jump`, which can be repeated.
+
     Args:
         name: of the entry.
         method: name of the class.
