@@ -26,6 +26,7 @@ from art_advtransform.plan import CLEAN, WORST
 from art_advtransform.pooling import differences, pooled
 from art_advtransform.pretrained import load_network, read_card
 from art_advtransform.records import Evaluation
+from art_advtransform.report import BASELINE
 from art_advtransform.runs import Progress
 from art_advtransform.shards import Shards
 from art_advtransform.store import MANIFEST, read_attacked
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 # Nets that a run takes along where they exist; the attacks that need one say so where it doesn't.
 _OPTIONAL = ("adversarial", "surrogate", "imitation", "f_a-defended-2")
-UNDEFENDED, ADVERSARIAL, DEFENDED = "undefended", "adversarial", "defended"
+UNDEFENDED, ADVERSARIAL, DEFENDED = "undefended", BASELINE, "defended"
 BARE, FIXED = "f_a without g", "defended, known D"
 _ORDER = (UNDEFENDED, ADVERSARIAL, BARE, DEFENDED, FIXED)
 

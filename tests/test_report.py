@@ -128,6 +128,19 @@ def test_parts_are_told() -> None:
     assert told.endswith("; known D: one D for every 50 images, and intervals for these D, the same in every part.")
 
 
+def test_a_defence_above_the_adversarial_net_is_taken_for_a_failed_attack() -> None:
+    made = by_hand()
+    told = "In the worst case behind g stands above the adversarially trained net: take that for an attack that failed,"
+    beside = {"adversarial": made["plain"], "behind g": made["behind g"]}
+    assert f" draws. {told} until the checks of diagnose pass." in markdown(beside)
+    two = markdown({**beside, "again": made["behind g"]})
+    assert "behind g, again stand above the adversarially trained net" in two
+    # no higher is no news, nor is another net without draws
+    level = replace(made["plain"], worst=made["behind g"].worst)
+    for quiet in ({**beside, "adversarial": level}, {"adversarial": made["plain"], "other": level}, made):
+        assert "adversarially trained net" not in markdown(quiet)
+
+
 def test_nan_is_told() -> None:
     made = by_hand()
     made["plain"] = replace(made["plain"], attacks=[replace(made["plain"].attacks[0], nb_nan=3)])
