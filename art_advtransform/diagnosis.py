@@ -12,6 +12,7 @@ from typing import Any
 from art_advtransform.attacks.identity import network_identity
 from art_advtransform.diagnostics import CHECKS, Case, Verdict, checks_code, diagnose
 from art_advtransform.diagnostics.paths import eot_pgd, margin_pgd
+from art_advtransform.plan import changed_model
 from art_advtransform.records import environment
 from art_advtransform.runs import attack_code
 from art_advtransform.shards import Shards
@@ -63,7 +64,8 @@ def settings_of(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
         "images": tensors_sha256([case.x, case.y]),
         "found": None if case.found is None else tensors_sha256([case.found]),
         "found_by": case.made_by,
-        "sha256": {name: network_identity(net) for name, net in networks.items() if net is not None},
+        "sha256": {name: network_identity(net) for name, net in networks.items() if net is not None}
+        | changed_model(case.defended),
     }
     found: dict[str, Any] = json.loads(json.dumps(settings))  # as a record that is read again has them
     return found

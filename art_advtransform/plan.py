@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from art_advtransform import __version__
 from art_advtransform.attacks.base import Attack, Target
-from art_advtransform.attacks.identity import network_identity
+from art_advtransform.attacks.identity import hooks_of, network_identity
 from art_advtransform.config import ThreatModel
 from art_advtransform.defended import DefendedModel
+from art_advtransform.layer import LLPGDTransform
 from art_advtransform.pool import Pool
 from art_advtransform.randomness import derived_seed
 from art_advtransform.store import tensors_sha256
@@ -51,8 +52,6 @@ class Plan:
             "version": __version__,
             "threat": asdict(self.threat),
             "transform": None if transform is None else asdict(transform.config),
-            # a subclass may classify or transform otherwise
-            "classes": [type(module).__qualname__ for module in (self.defended, transform) if module is not None],
             "nb_images": len(self.x),
             "nb_draws": self.nb_draws,
             "nb_selection_draws": self.nb_selection_draws,
@@ -68,6 +67,7 @@ class Plan:
                 "labels": tensors_sha256([self.y]),
                 **{name: network_identity(net) for name, net in self.networks().items() if name != "f_b"},
                 **({} if transform is None else {"f_b": network_identity(transform.model)}),
+                **changed_model(self.defended),
             },
         }
 
@@ -120,3 +120,11 @@ class Plan:
             return
         with self.defended.frozen(derived_seed(self.seed, _FIXED_DRAW, first)):
             yield
+
+
+def changed_model(defended: DefendedModel) -> dict[str, str]:
+    """The identity of a model that is more than its networks, being of a subclass or hooked; nothing of any other."""
+    own = [module for module in (defended, defended.transform) if module is not None]
+    if all(type(module) in (DefendedModel, LLPGDTransform) and not hooks_of(module) for module in own):
+        return {}
+    return {"model": network_identity(defended)}

@@ -198,7 +198,7 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     names = [name for name in wanted if name in found and found[name] != wanted[name] and name not in _INCIDENTAL]
     hashes = found.get("sha256", {})
-    tensors = [name for name, value in wanted["sha256"].items() if hashes.get(name) != value]
+    tensors = [name for name in {**hashes, **wanted["sha256"]} if hashes.get(name) != wanted["sha256"].get(name)]
     told = [f"{name}: {found[name]!r} there, {wanted[name]!r} here" for name in names if name != "sha256"]
     return ", ".join([*told, *(f"other {name}" for name in tensors)])
 

@@ -45,8 +45,8 @@ def identity(thing: object) -> str:
 def network_identity(net: nn.Module) -> str:
     """sha256 of a network: structure as ``repr`` shows it, all parameters and buffers, code and attributes of its modules.
 
-    Not the mode it is in, the state of its generators, nor what its own methods write into it. Of modules of installed packages
-    the code is not in it.
+    Its hooks are code of it, too. Not the mode it is in, the state of its generators, nor what its own methods write into it. Of
+    modules of installed packages the code is not in it.
     """
     return _digest(net, {})
 
@@ -129,8 +129,19 @@ def _of_module(net: nn.Module) -> list[Any]:
         methods = _methods(type(module))
         own = {} if _is_foreign(type(module).__module__) else _kept(vars(module), methods)
         own.pop("training", None)
-        parts += [name, type(module).__qualname__, methods, own]
+        parts += [name, type(module).__qualname__, methods, own, *hooks_of(module)]
     return parts
+
+
+def hooks_of(module: nn.Module) -> list[Any]:
+    """What is called before and after its own code."""
+    before_and_after = (
+        module._forward_pre_hooks,
+        module._forward_hooks,
+        module._backward_pre_hooks,
+        module._backward_hooks,
+    )
+    return [hook for hooks in before_and_after for hook in hooks.values()]
 
 
 def _methods(of: type) -> list[Any]:
