@@ -48,7 +48,7 @@ def terminal_table(evaluations: Evaluations, title: str, width: int = 160) -> Ta
     randomized = [model for model, e in evaluations.items() if is_randomized(e)]
     narrow = width < _NAME + _MEAN * len(evaluations) + _VOTE_AND_ANY * len(randomized)
     randomized = [] if narrow else randomized
-    table = Table(title=escape(title), caption=caption(evaluations), caption_justify="left")
+    table = Table(title=escape(title), caption=escape(caption(evaluations)), caption_justify="left")
     table.add_column("attack", overflow="fold", min_width=min(_NAME, width // 4))
     for model in evaluations:
         table.add_column(f"{escape(model)}\nmean [95 %]", justify="right", no_wrap=not narrow)

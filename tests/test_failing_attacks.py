@@ -126,6 +126,21 @@ def test_a_gain_of_more_than_a_point_that_may_be_noise_is_no_proof_of_enough_eff
     assert status(replace(case, attack=eot_pgd, _path=None), 11) == "pass"
 
 
+@pytest.mark.parametrize("right", range(1, 11))
+def test_a_gain_of_just_one_image_is_not_too_much_by_rounding(right: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10 images without draws one may fall, whatever the others do."""
+    case, asked = digits_case(undefended(), 10, attack=lazy), iter([right, 10, right - 1, right, right, right])
+
+    def rights(self: Case, x: Tensor, model: Any = None, *, select: bool = False) -> Tensor:
+        return torch.arange(10)[:, None].lt(right if select else next(asked, right)).double()
+
+    monkeypatch.setattr(Case, "rights", rights)
+    found = diagnose(case, [11])[11]
+    assert found.figures["base"] == pytest.approx(right / 10)
+    assert found.figures["twice the steps"] == pytest.approx((right - 1) / 10)
+    assert found.status == ("fail" if right >= 9 else "not applicable")  # one step did as much, or nearly
+
+
 def test_square_sees_through_a_lazy_attack_on_the_defence() -> None:
     assert status(digits_case(attack=lazy, nb_queries=1000), 14) == "fail"
 

@@ -293,6 +293,14 @@ def test_importing_report_and_figures_needs_no_extra() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "True True"), done.stderr
 
 
+def test_names_are_no_markup_in_what_is_said_of_them() -> None:
+    made = by_hand()
+    table = terminal_table({"adversarial": made["plain"], "g [/v2] [bold]": made["behind g"]}, "t")
+    text = io.StringIO()
+    Console(file=text, width=400).print(table)
+    assert "In the worst case g [/v2] [bold] stands above" in text.getvalue()
+
+
 def test_names_are_no_markup() -> None:
     named = dict(zip(["net [seed 1]", "[bold]"], by_hand().values(), strict=True))
     console = Console(width=200, file=io.StringIO(), record=True)

@@ -15,6 +15,7 @@ _RISING = 0.05
 _UNBOUNDED = 0.02
 _SWEEP = (0, 2, 4, 8, 16, 32, 64)  # of 255
 _POINT = 0.01
+_ROUNDING = 1e-9
 # Iterates whose success is looked at.
 _LOOKED_AT = 8
 
@@ -112,12 +113,13 @@ def effort(case: Case) -> Verdict:
         "twice the starts": _best_of_two(case, case.x_adv, case.attacked(11, 3)),
     }
     base, accuracies = float(usual.mean()), {name: float(right.mean()) for name, right in rights.items()}
+    # image by image, and with room for rounding: a gain of one image is as much as it is allowed to be
+    gains = {name: float((usual - right).mean()) - _ROUNDING for name, right in rights.items()}
     # where nothing is drawn, an image more or less says nothing
     least = _POINT if case.defended.randomized else max(_POINT, 1 / len(case.x))
     tolerances = {name: max(least, case.noise(usual, right)) for name, right in rights.items()}
     # an attack that does nothing would not gain by more of it, either
     less = accuracies["one step"] > base + tolerances["one step"] or base <= tolerances["one step"]
-    gains = {name: base - accuracy for name, accuracy in accuracies.items()}
     ok = less and all(gain <= tolerances[name] for name, gain in gains.items())
     told = ", ".join(f"{name} {100 * accuracy:.1f} %" for name, accuracy in accuracies.items())
     tolerated = f"gains up to {100 * max(tolerances.values()):.1f} points say nothing"
