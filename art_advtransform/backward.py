@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from art_advtransform.config import TransformConfig
+from art_advtransform.frozen import without_autocast
 from art_advtransform.transform import ll_pgd, target_class
 
 
@@ -74,7 +75,8 @@ class _ExactValue(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None, None]:
-        return ctx.rule.pullback(ctx.draw, v), None, None, None
+        with without_autocast(v.device):
+            return ctx.rule.pullback(ctx.draw, v), None, None, None
 
 
 def attach(rule: GradientEstimator, x: Tensor, value: Tensor, draw: Draw) -> Tensor:

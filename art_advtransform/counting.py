@@ -1,7 +1,8 @@
 """L6: counting for a randomised model: predictions over keyed draws, and what is read off them.
 
 Draw k of image i depends on (seed, purpose, i, k) alone: not on the batch, nor on how many draws are made, nor on which attack is
-counted, so that attacks are compared on common draws. Draws that choose (all purposes but ``SCORING``) never score.
+counted, so that attacks are compared on common draws (for ``PRESELECTION`` the judging gives each attack a seed of its own). Draws
+that choose (all purposes but ``SCORING``) never score.
 """
 
 from __future__ import annotations

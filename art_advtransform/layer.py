@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -11,14 +12,15 @@ from torch import Tensor, nn
 
 from art_advtransform.backward import Draw, GradientEstimator, attach
 from art_advtransform.config import TransformConfig, check_count
-from art_advtransform.frozen import FrozenModel, check_precision, default_batch_size, freeze
+from art_advtransform.frozen import FrozenModel, check_precision, default_batch_size, freeze, without_autocast
 from art_advtransform.gradients import resolve_gradient
 from art_advtransform.randomness import private_generator
 from art_advtransform.transform import ll_pgd, random_start, target_class
 
 M = TypeVar("M", bound=nn.Module)
 
-# Attacks may leave [0, 1] on their way, and g itself does. What lies farther out has another scale ([0, 255]), or is standardised.
+# Attacks may leave the range on their way, and g itself does. What lies a whole range outside has another scale ([0, 255]), or is
+# standardised.
 _BEYOND = 1.0
 
 
@@ -116,9 +118,10 @@ class LLPGDTransform(nn.Module):
             self._check_start(start, x)
         if len(x) == 0:
             return x.clone()
-        _check_range(x)
+        self._check_range(x)
         differentiate = torch.is_grad_enabled() and x.requires_grad
-        with torch.inference_mode(False):  # autograd, which LL-PGD needs, is off inside inference_mode
+        # autograd, which LL-PGD needs, is off inside inference_mode
+        with torch.inference_mode(False), without_autocast(self.model.device):
             x = x.clone() if x.is_inference() else x
             x = x if differentiate else x.detach()  # inference_mode(False) also switches gradients on
             start = None if start is None else (start.clone() if start.is_inference() else start).detach()
@@ -141,6 +144,14 @@ class LLPGDTransform(nn.Module):
         draw = Draw(self.model, fixed, y, start, self.config, size, [])
         value = ll_pgd(self.model.for_steps, fixed, y, start, self.config, draw.trajectory if keep else None)
         return attach(self.gradient, x, value, draw) if differentiate else value
+
+    def _check_range(self, x: Tensor) -> None:
+        least, most = self.config.clip_values or (0.0, 1.0)  # a user's own scale is told by them
+        beyond = _BEYOND * (most - least)
+        low, high = (float(bound) for bound in x.detach().aminmax())
+        if low < least - beyond or high > most + beyond:
+            told = f"got pixels in [{low:.4g}, {high:.4g}]: there eps is another size"
+            raise ValueError(f"expected images in [{least:g}, {most:g}], {told}")
 
     def _check_start(self, start: Tensor, x: Tensor) -> None:
         if not isinstance(start, Tensor) or not start.is_floating_point():
@@ -173,10 +184,19 @@ class LLPGDTransform(nn.Module):
 
 
 def sharing_copy(module: M) -> M:
-    """A copy of the same class, with the same hooks and submodules, none of which is copied; others can be put into it."""
+    """A copy of the same class, with the same hooks and submodules, none of which is copied; what is put into it stays there.
+
+    Raises:
+        TypeError: for a ``forward`` on the object itself, as accelerate's hooks put there: it would run the original.
+    """
+    if "forward" in module.__dict__:
+        raise TypeError(
+            f"expected a {type(module).__name__} whose forward is its class's, got one that was put on the object"
+        )
     seen = type(module).__new__(type(module))
-    seen.__dict__.update(module.__dict__)
-    seen._modules = module._modules.copy()
+    held = {name: copy.copy(value) if isinstance(value, (dict, set)) else value for name, value in vars(module).items()}
+    seen.__dict__.update(held)
+    seen._compiled_call_impl = None  # what ``module.compile()`` made is bound to the original
     return seen
 
 
@@ -191,16 +211,10 @@ def check_images(x: Tensor) -> None:
         raise TypeError(f"expected images as a torch.Tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"expected floating-point images in [0, 1], got {x.dtype}")
-    if x.ndim != 4:
+    if x.ndim != 4 or 0 in x.shape[1:]:
         raise ValueError(f"expected images of shape (n, C, H, W), got {tuple(x.shape)}")
     if not torch.isfinite(x).all():
         raise ValueError("expected finite images, got NaN or infinite pixels")
-
-
-def _check_range(x: Tensor) -> None:
-    low, high = (float(bound) for bound in x.detach().aminmax())
-    if low < -_BEYOND or high > 1 + _BEYOND:
-        raise ValueError(f"expected images in [0, 1], got pixels in [{low:.4g}, {high:.4g}]: there eps is another size")
 
 
 def _memory_format(x: Tensor) -> torch.memory_format:

@@ -113,7 +113,18 @@ def attack_code() -> str:
     """sha256 of the sources that an attack's result hangs on, its counting included: a name does not tell that it was mended."""
     package = Path(__file__).parent
     below = (
-        *("config", "randomness", "transform", "frozen", "backward", "unrolled", "gradients", "smoothing", "layer"),
+        *(
+            "config",
+            "randomness",
+            "transform",
+            "folding",
+            "frozen",
+            "backward",
+            "unrolled",
+            "gradients",
+            "smoothing",
+            "layer",
+        ),
         *("defended", "adapters/foolbox_model", "counting", "judging", "plan", "pool", "runs"),
     )
     sources = [*sorted(package.glob("attacks/*.py")), *(package / f"{name}.py" for name in below)]

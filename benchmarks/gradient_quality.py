@@ -53,6 +53,7 @@ OF_MORE_DRAWS = ("identity", "soft sign", "tanh 3 u", "tanh 3 u, softplus", "I +
 DRAWN = ("identity", "soft sign, eq. 5", "soft sign", "tanh 3 u, softplus", "evolution", "f_b alone")
 _STANDARD_ERRORS = 4  # of the halves' cosine, which is then more than chance
 _NB_JUDGING = 10  # draws of D that the gain is the mean of
+_CODE = ("gradient_quality.py", "subject.py")  # of the rows that are kept
 _F_A = 3  # steps of g that f_a costs as much as
 _AT_A_TIME = 16  # draws of every image
 _MOVED = 20  # pairs that the rule "evolution" looks at for each draw
@@ -99,7 +100,7 @@ def kept(subject: Subject, config: TransformConfig, arguments: argparse.Namespac
         "config": asdict(config),
         "pairs": arguments.pairs,
         "seed": arguments.seed,
-        "code": [attack_code(), Path(__file__).read_text()],
+        "code": [attack_code(), *(Path(__file__).with_name(name).read_text() for name in _CODE)],
     }
     path = Path("runs") / f"gradient_quality-{arguments.dataset}" / f"{fingerprint(made_of)[:16]}.json"
     if path.exists():

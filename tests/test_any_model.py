@@ -98,6 +98,57 @@ def test_an_f_b_that_flattens_by_view() -> None:
     torch.testing.assert_close(LLPGDTransform(f_b)(x, start), expected)
 
 
+class Inplace(Flattening):
+    """Writes into its maps through the view, and uses them: with a copy in its place it would be another net."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(x)
+        flat = maps.view(-1, 4 * 64)
+        flat += 0.5
+        logits: Tensor = self.linear(flat) + maps.mean((1, 2, 3))[:, None]
+        return logits
+
+
+class Sized(Flattening):
+    def forward(self, x: Tensor) -> Tensor:
+        maps = torch.relu(self.conv(x))
+        logits: Tensor = self.linear(maps.view(maps.shape[0], -1))
+        return logits
+
+
+class OfType(Flattening):
+    """Another use of ``view``: the same bytes, of the type that they have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.conv(x).view(x.dtype).flatten(1))
+        return logits
+
+
+class InplaceLayer(Flattening):
+    """A layer that writes into the maps that are used again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(x)
+        logits: Tensor = self.linear(self.relu(maps.view(-1, 4 * 64))) + maps.mean((1, 2, 3))[:, None]
+        return logits
+
+
+@pytest.mark.parametrize("kind", [Inplace, Sized, OfType, InplaceLayer])
+def test_a_view_that_is_no_copy_stays_one(kind: type[Flattening]) -> None:
+    torch.manual_seed(0)
+    f_b, x = kind().eval(), torch.rand(3, 3, 8, 8)
+    frozen, start = FrozenModel(f_b), torch.zeros_like(x)
+    assert frozen.optimised == (kind is Sized)
+    torch.testing.assert_close(frozen(x.contiguous(memory_format=frozen.memory_format)), f_b(x).detach())
+    if kind is not OfType:  # which has no gradient
+        expected = LLPGDTransform(FrozenModel(f_b, optimise=False))(x, start)
+        torch.testing.assert_close(LLPGDTransform(f_b)(x, start), expected)
+
+
 def test_what_is_made_inside_inference_mode_can_be_differentiated() -> None:
     f_b, x = SmallVGG(3, 3, 8).eval(), torch.rand(2, 3, 8, 8, requires_grad=True)
     with torch.inference_mode():

@@ -11,11 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from art_advtransform.config import TransformConfig
 from art_advtransform.defended import DefendedModel, Queries
-from art_advtransform.gradients import GRADIENTS
 from art_advtransform.layer import LLPGDTransform
-from tests.problems import SHORT, classifier, conv_net, defended_model, images, seeded, start_for
+from tests.problems import SHORT, classifier, conv_net, defended_model, images, start_for
 
 
 def test_value_is_f_a_of_g() -> None:
@@ -180,63 +178,6 @@ def test_images_are_cast_to_f_as_precision(of_f_a: torch.dtype, of_images: torch
 # ---- views and copies
 
 
-def test_view_shares_the_networks_and_counts_by_itself() -> None:
-    model, x = defended_model(eot_samples=2), images(3)
-    view = model.view(gradient="tanh", eot_samples=4, eot_average="probabilities", generator=seeded(8))
-    assert view.classifier is model.classifier
-    assert model.transform is not None
-    assert view.transform is not None
-    assert view.transform.model is model.transform.model
-    assert isinstance(view.transform.gradient, GRADIENTS["tanh"])
-    assert isinstance(model.transform.gradient, GRADIENTS["identity"])
-    assert (view.eot_samples, view.eot_average, view.training) == (4, "probabilities", False)
-    view(x)
-    assert (view.queries.forward, model.queries.forward) == (12, 0)
-    expected = defended_model()(x)  # the view's draws did not move the defence's generator
-    assert torch.equal(DefendedModel(model.classifier, model.transform)(x), expected)
-    same = model.view(generator=seeded(8)), model.view(generator=seeded(8))
-    assert torch.equal(same[0](x), same[1](x))
-
-
-class Negated(DefendedModel):
-    """Its least likely class first."""
-
-    def forward(self, x: Tensor, start: Tensor | None = None) -> Tensor:
-        return -super().forward(x, start)
-
-
-class Black(LLPGDTransform):
-    """No image is left."""
-
-    def forward(self, x: Tensor, start: Tensor | None = None) -> Tensor:
-        return torch.zeros_like(super().forward(x, start))
-
-
-def test_views_of_subclasses_and_hooks_are_of_what_was_given() -> None:
-    f_a, g, x = classifier(), LLPGDTransform(conv_net(), SHORT), images(3)
-    start = start_for(x)
-    usual = DefendedModel(f_a, g).eval()
-    negated = Negated(f_a, g).eval()
-    assert torch.equal(negated.view()(x, start), -usual(x, start))
-    assert type(negated.view().view(gradient="tanh")) is Negated
-    black = DefendedModel(f_a, Black(conv_net(), SHORT)).eval()
-    assert torch.equal(black.view(gradient="tanh", max_iter=1)(x), f_a(torch.zeros_like(x)))
-    handle = usual.register_forward_hook(lambda module, inputs, outputs: outputs + 1)
-    assert torch.equal(usual.view()(x, start), usual(x, start))
-    hooked = usual.view()(x, start)
-    handle.remove()
-    assert torch.equal(hooked, usual(x, start) + 1)
-    # what is put into a view is not put into the model
-    other = classifier(3)
-    assert usual.view(classifier=other, eot_samples=2).classifier is other
-    assert (usual.classifier is f_a, usual.transform is g, usual.eot_samples) == (True, True, 1)
-
-
-def test_view_of_a_deterministic_model_has_one_draw() -> None:
-    assert DefendedModel(classifier(), None).view(eot_samples=9).eot_samples == 1
-    assert defended_model(config=TransformConfig(random_start=False)).view(eot_samples=9).eot_samples == 1
-
-
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_pickle_and_deepcopy(clone: Callable[[DefendedModel], DefendedModel]) -> None:
     model, x = defended_model(eot_samples=2), images(3)
@@ -301,18 +242,3 @@ def test_no_images_with_eot(average: Any) -> None:
     assert model(images(4)[:0]).shape == (0, nb_classes)
     with model.frozen(0):
         assert model(images(4)[:0]).shape == (0, nb_classes)
-
-
-def test_a_view_of_a_frozen_model_is_frozen() -> None:
-    model, x = defended_model().eval(), images(4)
-    with model.frozen(5):
-        one, eight, expected = model.view(), model.view(eot_samples=8), model(x)
-        assert model.is_frozen
-    assert not model.is_frozen
-    assert one.is_frozen
-    assert not one.randomized
-    assert torch.equal(one(x), expected)
-    assert eight.eot_samples == 8
-    assert torch.equal(eight(x), eight(x))
-    assert not torch.equal(eight(x), expected)
-    assert not torch.equal(model(x), model(x))

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from art_advtransform.frozen import FrozenModel, _FirstConvolution
+from art_advtransform.folding import _FirstConvolution
+from art_advtransform.frozen import FrozenModel
 
 
 def convolution(channels: int = 3, bias: bool = True) -> nn.Conv2d:

@@ -37,6 +37,7 @@ BAD_IMAGES: list[tuple[Any, type[Exception], str]] = [
     (torch.zeros(2, 1, 8, 8), ValueError, "f_b does not take images of shape (1, 8, 8): "),
     (torch.zeros(2, 3, 32, 32), ValueError, "f_b does not take images of shape (3, 32, 32): "),
     (torch.zeros(2, 3, 1, 1), ValueError, "f_b does not take images of shape (3, 1, 1): "),
+    (torch.zeros(2, 3, 0, 0), ValueError, "expected images of shape (n, C, H, W), got (2, 3, 0, 0)"),
     (torch.full((2, 3, 8, 8), float("nan")), ValueError, "expected finite images, got NaN or infinite pixels"),
     (torch.full((2, 3, 8, 8), float("inf")), ValueError, "expected finite images, got NaN or infinite pixels"),
     # of another scale the transformation would move nothing, and the defence be off
@@ -62,6 +63,13 @@ def test_one_bad_pixel_is_found(g: LLPGDTransform) -> None:
 def test_images_that_an_attack_moves_out_of_range_are_taken(g: LLPGDTransform) -> None:
     for x in (images(2) * 3 - 1, torch.full((2, 3, 8, 8), -1.0), torch.full((2, 3, 8, 8), 2.0)):
         assert g(x).shape == x.shape
+
+
+def test_a_scale_of_one_s_own_is_told_by_clip_values() -> None:
+    g = LLPGDTransform(conv_net(), TransformConfig(eps=51, clip_values=(0, 255)))
+    assert g(255 * images(2)).shape == (2, 3, 8, 8)
+    with pytest.raises(ValueError, match=re.escape("expected images in [0, 255], got pixels in [511, 511]")):
+        g(torch.full((2, 3, 8, 8), 511.0))
 
 
 class Drawing(nn.Module):
@@ -131,6 +139,26 @@ def test_a_start_on_the_border_is_inside_in_any_precision(eps: float, dtype: tor
 def test_bad_options(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match="^" + re.escape(message)):
         LLPGDTransform(conv_net(), **options)
+
+
+class Fixed(nn.Module):
+    """Weights that are no parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.rand(3 * 64, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.get_buffer("weight")
+
+
+def test_buffers_in_half_precision_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected f_b in float32 or float64, but weight is torch\.bfloat16"):
+        LLPGDTransform(Fixed().bfloat16())
+    g = LLPGDTransform(Fixed())
+    g.half()
+    with pytest.raises(ValueError, match="expected f_b in float32 or float64"):
+        g(images(2).float())
 
 
 def test_half_precision_f_b_is_refused() -> None:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from art_advtransform.frozen import FrozenModel
+from art_advtransform.gradients import Evolution, Reparameterized
 from art_advtransform.layer import LLPGDTransform
-from art_advtransform.networks import SmallVGG
+from art_advtransform.networks import FCN, SmallVGG
 
 
 @pytest.fixture
@@ -63,16 +64,34 @@ def test_autocast_computes_in_half_and_returns_single(f_b: nn.Module, x: Tensor)
     assert torch.allclose(logits, f_b(x), atol=0.05)
 
 
-def test_a_callers_autocast_changes_nothing(f_b: nn.Module, x: Tensor) -> None:
+@pytest.mark.parametrize("gradient", ["identity", "tanh", "evolution", "reparameterized"])
+def test_a_callers_autocast_changes_nothing(gradient: str, x: Tensor) -> None:
+    x.requires_grad_()
     start = torch.zeros_like(x)
-    expected = LLPGDTransform(f_b)(x, start)
-    g = LLPGDTransform(f_b)
-    for _ in range(2):  # the first call tries f_b on one image
-        with torch.autocast("cpu", torch.bfloat16):
-            assert (f_b(x).dtype, g.model(x).dtype) == (torch.bfloat16, torch.float32)
-            assert torch.equal(g(x, start), expected)
-    with torch.autocast("cpu", torch.bfloat16):  # what f_b is asked to do remains
-        assert not torch.equal(FrozenModel(f_b, autocast=torch.float16)(x), f_b(x).float())
+    for seed in range(5):
+        torch.manual_seed(seed)
+        net = SmallVGG(nb_classes=4, in_channels=1, input_size=8, widths=(4, 4, 4, 4), hidden=8).eval()
+
+        def made(net: nn.Module = net) -> LLPGDTransform:
+            torch.manual_seed(9)
+            rules: dict[str, Any] = {
+                "evolution": Evolution(nb_samples=4, generator=torch.Generator().manual_seed(0)),
+                "reparameterized": Reparameterized(FCN(1, 0.2)),
+            }
+            return LLPGDTransform(net, gradient=rules.get(gradient, gradient))
+
+        value = made()(x, start)
+        expected = torch.autograd.grad(value.square().sum(), x)[0]
+        for when in ("all", "forward", "backward"):
+            g = made()
+            for _ in range(1 if gradient == "evolution" else 2):  # the first call tries f_b on one image
+                with torch.autocast("cpu", torch.bfloat16, enabled=when != "backward"):
+                    assert net(x).dtype == (torch.float32 if when == "backward" else torch.bfloat16)
+                    found = g(x, start)
+                    assert torch.equal(found, value)
+                with torch.autocast("cpu", torch.bfloat16, enabled=when != "forward"):
+                    actual = torch.autograd.grad(found.square().sum(), x)[0]
+                torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("gradient", ["identity", "tanh"])
