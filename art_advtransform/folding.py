@@ -6,6 +6,7 @@ import copy
 import logging
 import operator
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,11 +22,11 @@ _POOL_FUNCTIONS = (F.max_pool2d, torch.max_pool2d)
 
 def folded_copy(plain: nn.Module) -> nn.Module | None:
     """The folded, traced, channels_last copy, or ``None`` where it can't be made. ``plain`` is left as it is."""
-    if any(module._forward_pre_hooks or module._forward_hooks for module in plain.modules()):
+    if any(_hooks(module) for module in plain.modules()):
         return None  # tracing would lose the model's own hooks, folding those of a layer
     try:
-        traced = fx.symbolic_trace(copy.deepcopy(plain))
-        if not _layers_run_once(traced) or not _views_replaced(traced):
+        traced = _traced(copy.deepcopy(plain))
+        if _writes_what_others_read(traced) or not _layers_run_once(traced) or not _views_replaced(traced):
             return None
         # "fuse" leaves batch norm alone where the convolution's output is used elsewhere too
         folded = fuse(traced, inplace=True, no_trace=True)
@@ -36,6 +37,41 @@ def folded_copy(plain: nn.Module) -> nn.Module | None:
     except Exception as error:  # tracing runs the user's own code: whatever it raises, the plain copy still serves
         logger.info("f_b can't be optimised (%s: %s); using a plain frozen copy", type(error).__name__, error)
         return None
+
+
+def _hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_pre_hooks or module._forward_hooks or module._backward_pre_hooks or module._backward_hooks
+    )
+
+
+# What x += y and the like are.
+_AUGMENTED = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor")
+
+
+class _Proxy(fx.Proxy):
+    """Keeps ``x += y`` what it is: torch.fx makes ``x = x + y`` of it, another net where x is read by another name."""
+
+
+def _augmented(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    def write(self: fx.Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", getattr(operator, name), (self, other), {})
+
+    return write
+
+
+for _written in _AUGMENTED:
+    setattr(_Proxy, f"__{_written}__", _augmented(_written))
+
+
+class _Tracer(fx.Tracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+
+def _traced(net: nn.Module) -> fx.GraphModule:
+    tracer = _Tracer()
+    return fx.GraphModule(net, tracer.trace(net))
 
 
 def _layers_run_once(traced: fx.GraphModule) -> bool:
@@ -49,26 +85,74 @@ def _layers_run_once(traced: fx.GraphModule) -> bool:
 
 
 def _views_replaced(traced: fx.GraphModule) -> bool:
-    """Whether every ``view``, which refuses channels_last, could be made a ``reshape``: the same values, but it may be a copy."""
-    modules = dict(traced.named_modules())
+    """Whether every ``view``, which refuses channels_last, could be made a ``reshape``: the same values of a shape alone."""
     for node in traced.graph.nodes:
         if node.op == "call_method" and node.target == "view":
-            if not _may_be_a_copy(node, modules):
+            if node.kwargs or not all(
+                isinstance(n, int) or (isinstance(n, fx.Node) and _is_size(n)) for n in node.args[1:]
+            ):
                 return False
             node.target = "reshape"
     traced.recompile()
     return True
 
 
-def _may_be_a_copy(view: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether nothing hangs on sharing memory: it has a shape alone, layers read it, and what it is made of serves nothing else."""
-    base, *shape = view.args
-    sizes = all(isinstance(n, int) or (isinstance(n, fx.Node) and _is_size(n)) for n in shape)
-    read = all(
-        user.op == "call_module" and not getattr(modules[str(user.target)], "inplace", False) for user in view.users
-    )
-    alone = isinstance(base, fx.Node) and all(user is view or _is_size(user) for user in base.users)
-    return sizes and not view.kwargs and read and alone
+# Whose result may share its input's memory, or be a copy of it: which, hangs on the memory format.
+_MAY_SHARE = {
+    *(
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "ravel",
+        "contiguous",
+        "view_as",
+        "reshape_as",
+        "getitem",
+        "select",
+        "narrow",
+    ),
+    *("squeeze", "unsqueeze", "transpose", "permute", "t", "expand", "expand_as", "chunk", "split", "unbind", "unfold"),
+    *("detach", "to", "float", "double", "type", "type_as", "dropout"),
+}
+_MAY_SHARE_LAYERS = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout2d)
+
+
+def _writes_what_others_read(traced: fx.GraphModule) -> bool:
+    """Whether something is written in place that a reader has, or may have, by another name.
+
+    In channels_last ``flatten`` and ``reshape`` are copies, which such a reader would not notice the write in.
+    """
+    modules = dict(traced.named_modules())
+    for node in traced.graph.nodes:
+        by, source, renamed = node, node.args[0] if _in_place(node, modules) and node.args else None, False
+        while isinstance(source, fx.Node):
+            others = [user for user in source.users if user is not by and not _is_size(user)]
+            if others and (renamed or any(_may_share(user, modules) or _in_place(user, modules) for user in others)):
+                return True
+            renamed = renamed or _may_share(source, modules)
+            goes_on = _may_share(source, modules) or _in_place(source, modules)
+            by, source = source, source.args[0] if source.args and goes_on else None
+    return False
+
+
+def _name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", ""))
+
+
+def _may_share(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return isinstance(modules[_name(node)], _MAY_SHARE_LAYERS)
+    return node.op in ("call_method", "call_function") and _name(node) in _MAY_SHARE
+
+
+def _in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(modules[_name(node)], "inplace", False))
+    if node.op not in ("call_method", "call_function"):
+        return False
+    name = _name(node)
+    return (name.endswith("_") and not name.endswith("__")) or bool(node.kwargs.get("inplace")) or name in _AUGMENTED
 
 
 def _is_size(node: fx.Node) -> bool:

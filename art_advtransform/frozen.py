@@ -31,7 +31,7 @@ class FrozenModel(nn.Module):
 
     Raises:
         TypeError: if ``model`` is not an nn.Module.
-        ValueError: if it has parameters in half precision: sign(u) of a rounded gradient is another transformation; if
+        ValueError: if it has parameters or buffers in half precision: sign(u) of a rounded gradient is another transformation; if
             ``autocast`` is not a half precision.
 
     Example:
@@ -94,8 +94,8 @@ class FrozenModel(nn.Module):
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the compiled twin, which can't be pickled and is made again on first use."""
-        return {name: value for name, value in self.__dict__.items() if name != "_twin"}
+        """Without what is compiled: it can't be pickled, computes on this object's weights, and is made again on first use."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_twin", "_compiled_call_impl")}
 
     def train(self, mode: bool = True) -> FrozenModel:
         """Stay in eval mode: hosts (torchattacks) put whole models back into train mode."""
@@ -158,7 +158,7 @@ def _copied(model: nn.Module) -> nn.Module:
 
 
 def check_precision(model: nn.Module) -> None:
-    """Raise ``ValueError`` if ``model`` has parameters in half precision, or lazy ones."""
+    """Raise ``ValueError`` if ``model`` has parameters or buffers in half precision, or lazy ones."""
     for name, value in chain(model.named_parameters(), model.named_buffers()):
         if isinstance(value, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
             raise ValueError("f_b has lazy parameters: run it once on an image before it is frozen")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
 from art_advtransform.defended import DefendedModel
 from art_advtransform.frozen import FrozenModel, freeze
@@ -107,6 +108,73 @@ class Inplace(Flattening):
         flat += 0.5
         logits: Tensor = self.linear(flat) + maps.mean((1, 2, 3))[:, None]
         return logits
+
+
+class WritesBehind(Flattening):
+    """Writes into maps that share their memory with what is read, by ``how``."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.relu = how, nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(x)
+        if self.how == "slice":
+            flat = maps[:].view(-1, 4 * 64)
+            torch.relu_(maps)
+        elif self.how == "contiguous":
+            flat = maps.contiguous().view(-1, 4 * 64)
+            torch.relu_(maps)
+        elif self.how == "layer before":
+            flat = self.relu(maps).view(-1, 4 * 64)
+            maps.add_(0.5)
+        elif self.how == "flatten":
+            flat = maps.flatten(1)
+            torch.nn.functional.relu(maps, inplace=True)
+        else:
+            flat = maps.flatten(1)
+            maps[:, 0] = 0.5
+        logits: Tensor = self.linear(flat)
+        return logits
+
+
+@pytest.mark.parametrize("how", ["slice", "contiguous", "layer before", "flatten", "setitem"])
+def test_what_is_written_behind_a_readers_back_stays_so(how: str) -> None:
+    torch.manual_seed(0)
+    f_b, x = WritesBehind(how).eval(), torch.rand(3, 3, 8, 8)
+    frozen = FrozenModel(f_b)
+    torch.testing.assert_close(frozen(x.contiguous(memory_format=frozen.memory_format)), f_b(x).detach())
+
+
+def test_residual_nets_with_layers_in_place_are_fast() -> None:
+    block = resnet18(num_classes=3).eval()
+    frozen, x = FrozenModel(block), torch.rand(2, 3, 32, 32)
+    assert frozen.optimised
+    torch.testing.assert_close(frozen(x), block(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("of", ["conv", "linear"])
+def test_backward_hooks_are_part_of_f_b(of: str) -> None:
+    f_b, x = Flattening(), torch.rand(3, 3, 8, 8)
+    getattr(f_b, of).register_full_backward_hook(lambda module, inputs, outputs: tuple(-v for v in inputs))
+    start = torch.zeros_like(x)
+    expected = LLPGDTransform(FrozenModel(f_b, optimise=False))(x, start)
+    assert torch.equal(LLPGDTransform(f_b)(x, start), expected)
+    usual = Flattening()
+    usual.load_state_dict(f_b.state_dict())
+    assert not torch.allclose(LLPGDTransform(usual)(x, start), expected)
+
+
+def test_copies_of_a_compiled_f_b_are_copies() -> None:
+    frozen, x = FrozenModel(SmallVGG(3, 3, 8)), torch.rand(2, 3, 8, 8)
+    expected = frozen(x)
+    frozen.compile(backend="eager")
+    for copied in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
+        assert torch.equal(copied(x), expected)
+        for parameter in copied.parameters():
+            parameter.zero_()
+        assert not copied(x).any()
+    torch.testing.assert_close(frozen(x), expected)
 
 
 class Sized(Flattening):
