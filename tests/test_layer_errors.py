@@ -44,6 +44,12 @@ BAD_IMAGES: list[tuple[Any, type[Exception], str]] = [
     (255 * torch.ones(2, 3, 8, 8), ValueError, "expected images in [0, 1], got pixels in [255, 255]"),
     (torch.full((2, 3, 8, 8), -1.01), ValueError, "expected images in [0, 1], got pixels in [-1.01, -1.01]"),
     (torch.full((2, 3, 8, 8), 2.01), ValueError, "expected images in [0, 1], got pixels in [2.01, 2.01]"),
+    # four fifths of a written digit are black
+    (
+        255 * (torch.arange(384).view(2, 3, 8, 8) % 5 == 0).float(),
+        ValueError,
+        "expected images in [0, 1], got pixels in [0, 255]",
+    ),
 ]
 
 
@@ -70,6 +76,15 @@ def test_a_scale_of_one_s_own_is_told_by_clip_values() -> None:
     assert g(255 * images(2)).shape == (2, 3, 8, 8)
     with pytest.raises(ValueError, match=re.escape("expected images in [0, 255], got pixels in [511, 511]")):
         g(torch.full((2, 3, 8, 8), 511.0))
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.3, 0.5])
+def test_noise_of_evolution_strategies_is_taken(g: LLPGDTransform, eps: float) -> None:
+    x = images(2).round()
+    noise = eps * torch.randn(40, *x.shape, generator=torch.Generator().manual_seed(0))
+    drawn = (x + noise).flatten(0, 1)
+    assert float(drawn.max()) > 1 + 3 * eps
+    assert g(drawn.to(x)).shape == drawn.shape
 
 
 class Drawing(nn.Module):
