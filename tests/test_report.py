@@ -132,9 +132,11 @@ def test_a_defence_above_the_adversarial_net_is_taken_for_a_failed_attack() -> N
     made = by_hand()
     told = "In the worst case behind g stands above the adversarially trained net: take that for an attack that failed,"
     beside = {"adversarial": made["plain"], "behind g": made["behind g"]}
-    assert f" draws. {told} until the checks of diagnose pass." in markdown(beside)
+    assert f" draws. {told} unless the checks of diagnose pass." in markdown(beside)
     two = markdown({**beside, "again": made["behind g"]})
     assert "behind g, again stand above the adversarially trained net" in two
+    folders = {"adversarial (a)": replace(made["plain"], settings={**made["plain"].settings, "model": "adversarial"})}
+    assert "behind g (a) stands above" in markdown({**folders, "behind g (a)": made["behind g"]})
     # no higher is no news, nor is another net without draws
     level = replace(made["plain"], worst=made["behind g"].worst)
     for quiet in ({**beside, "adversarial": level}, {"adversarial": made["plain"], "other": level}, made):

@@ -114,7 +114,7 @@ def effort(case: Case) -> Verdict:
     }
     base, accuracies = float(usual.mean()), {name: float(right.mean()) for name, right in rights.items()}
     # image by image, and with room for rounding: a gain of one image is as much as it is allowed to be
-    gains = {name: float((usual - right).mean()) - _ROUNDING for name, right in rights.items()}
+    gains = {name: float((usual - right).mean()) - _ROUNDING for name, right in rights.items() if name != "one step"}
     # where nothing is drawn, an image more or less says nothing
     least = _POINT if case.defended.randomized else max(_POINT, 1 / len(case.x))
     tolerances = {name: max(least, case.noise(usual, right)) for name, right in rights.items()}
@@ -122,7 +122,7 @@ def effort(case: Case) -> Verdict:
     less = accuracies["one step"] > base + tolerances["one step"] or base <= tolerances["one step"]
     ok = less and all(gain <= tolerances[name] for name, gain in gains.items())
     told = ", ".join(f"{name} {100 * accuracy:.1f} %" for name, accuracy in accuracies.items())
-    tolerated = f"gains up to {100 * max(tolerances.values()):.1f} points say nothing"
+    tolerated = f"gains up to {100 * max(tolerances[name] for name in gains):.1f} points say nothing"
     result = verdict(ok, f"accuracy {100 * base:.1f} %; with {told}; {tolerated}", base=base, **accuracies)
     if ok and max(gains.values()) > _POINT:
         result = replace(
