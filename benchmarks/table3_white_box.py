@@ -164,7 +164,7 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
         "activation pruning (Dhillon)": System(
             pruned,
             "benchmarks/other_defences.py",
-            shop.card("undefended"),
+            {**shop.card("undefended"), "test_accuracy": None},  # the card's is that of the net without pruning
             ("-", 0.0, "BPDA"),
             behind={"behind": nets["undefended"]},
             # pruned draws are so noisy that a few of them don't tell where to go (Athalye et al. 2018)
