@@ -22,7 +22,7 @@ _POOL_FUNCTIONS = (F.max_pool2d, torch.max_pool2d)
 
 def folded_copy(plain: nn.Module) -> nn.Module | None:
     """The folded, traced, channels_last copy, or ``None`` where it can't be made. ``plain`` is left as it is."""
-    if any(_hooks(module) for module in plain.modules()):
+    if any(hooks_of(module) for module in plain.modules()):
         return None  # tracing would lose the model's own hooks, folding those of a layer
     try:
         traced = _traced(copy.deepcopy(plain))
@@ -39,10 +39,15 @@ def folded_copy(plain: nn.Module) -> nn.Module | None:
         return None
 
 
-def _hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_pre_hooks or module._forward_hooks or module._backward_pre_hooks or module._backward_hooks
+def hooks_of(module: nn.Module) -> list[Any]:
+    """What is called before and after a module's own code, forward and backward."""
+    before_and_after = (
+        module._forward_pre_hooks,
+        module._forward_hooks,
+        module._backward_pre_hooks,
+        module._backward_hooks,
     )
+    return [hook for hooks in before_and_after for hook in hooks.values()]
 
 
 # What x += y and the like are.

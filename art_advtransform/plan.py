@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from art_advtransform import __version__
 from art_advtransform.attacks.base import Attack, Target
-from art_advtransform.attacks.identity import hooks_of, network_identity
+from art_advtransform.attacks.identity import network_identity
 from art_advtransform.config import ThreatModel
 from art_advtransform.defended import DefendedModel
+from art_advtransform.folding import hooks_of
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.pool import Pool
 from art_advtransform.randomness import derived_seed

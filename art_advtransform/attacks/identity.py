@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from art_advtransform.folding import hooks_of
+
 # Where an object lies in memory says nothing of it.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
 _PLAIN = (str, bytes, int, float, complex, ModuleType, BuiltinFunctionType, torch.dtype, torch.device)
@@ -131,17 +133,6 @@ def _of_module(net: nn.Module) -> list[Any]:
         own.pop("training", None)
         parts += [name, type(module).__qualname__, methods, own, *hooks_of(module)]
     return parts
-
-
-def hooks_of(module: nn.Module) -> list[Any]:
-    """What is called before and after its own code."""
-    before_and_after = (
-        module._forward_pre_hooks,
-        module._forward_hooks,
-        module._backward_pre_hooks,
-        module._backward_hooks,
-    )
-    return [hook for hooks in before_and_after for hook in hooks.values()]
 
 
 def _methods(of: type) -> list[Any]:
