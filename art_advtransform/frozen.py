@@ -64,7 +64,7 @@ class FrozenModel(nn.Module):
                 parameter.detach_()  # a copy of TorchScript has parameters that are no leaves
             fast = folded_copy(plain) if optimise else None
             # nn.DataParallel's replicas have buffers but no parameters to read precision and device from
-            precision = torch.zeros(1, dtype=_dtype_of(plain), device=_device_of(plain))
+            precision = _like_weights(plain)
         self.register_buffer("_precision", precision, persistent=False)
         self.optimised = fast is not None
         self.net = plain if fast is None else fast
@@ -141,12 +141,10 @@ def default_batch_size(x: Tensor) -> int:
     return min(max(32 * 32 * 32 // (x.shape[2] * x.shape[3]), 16), 512)
 
 
-def _dtype_of(model: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+def _like_weights(model: nn.Module) -> Tensor:
+    """A number of the precision and on the device of the weights, which may be buffers."""
+    weights = (value for value in chain(model.parameters(), model.buffers()) if value.is_floating_point())
+    return torch.zeros(1).to(next(weights, torch.empty(0)))
 
 
 def _copied(model: nn.Module) -> nn.Module:

@@ -228,6 +228,23 @@ def test_what_is_made_inside_inference_mode_can_be_differentiated() -> None:
     assert torch.equal(gradient, torch.autograd.grad(expected(x, start).sum(), x)[0])
 
 
+class Fixed(nn.Module):
+    """Weights that are no parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.rand(3 * 64, 3, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.get_buffer("weight")
+
+
+def test_weights_that_are_buffers_have_a_precision_too() -> None:
+    g, x = LLPGDTransform(Fixed()), torch.rand(2, 3, 8, 8)
+    assert g.model.dtype == torch.float64
+    assert g(x).dtype == torch.float32
+
+
 def test_precision_and_device_of_a_replica() -> None:
     """nn.DataParallel's replicas have buffers, and no parameters."""
     frozen = FrozenModel(SmallVGG(3, 3, 8).double())
