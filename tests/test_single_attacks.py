@@ -127,35 +127,42 @@ class Constant(torch.nn.Module):
         return torch.zeros(len(x), 10).index_fill(1, torch.tensor([0]), 1.0) + 0 * x.mean((1, 2, 3))[:, None]
 
 
-def test_hop_skip_jump_leaves_images_without_a_start_alone_and_fails_without_any(
+def test_hop_skip_jump_leaves_what_is_wrong_already_alone_and_fails_without_a_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     target = digits_target(DefendedModel(Constant(), None), 20, surrogate=False)
-    ((_, labels, _),) = hop_skip_jump_starts(target, monkeypatch)
-    assert torch.equal(labels, target.y[target.y != 0])
-    target.y = torch.zeros_like(target.y)
+    target.y = target.y.clamp_min(1)
+    assert hop_skip_jump_starts(target, monkeypatch) == []  # nor is anything changed
+    target.y[3] = 0
     with pytest.raises(RuntimeError, match="no image has a start"):
         hop_skip_jump(1, 10, 20).run(target)
 
 
 class OfItsBatch(torch.nn.Module):
-    """Takes everything for class 1, but in small batches what is darker than 0.3 for class 0."""
+    """Takes what is bright for class 1, and for that it must be brighter in small batches."""
+
+    def __init__(self, bright: float, brighter: float) -> None:
+        super().__init__()
+        self.bright, self.brighter = bright, brighter
 
     def forward(self, x: Tensor) -> Tensor:
         brightness = x.mean((1, 2, 3))
-        classes = (brightness > 0.3).long() if len(x) <= 10 else torch.ones(len(x), dtype=torch.int64)
+        classes = (brightness > (self.brighter if len(x) <= 10 else self.bright)).long()
         return torch.nn.functional.one_hot(classes, 10) + 0 * brightness[:, None]
 
 
 def test_hop_skip_jump_drops_starts_that_another_batch_takes_for_the_image_s_class(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    target = digits_target(DefendedModel(OfItsBatch(), None), 20, surrogate=False)
-    target.y = torch.arange(20) % 2
-    ((_, labels, starts),) = hop_skip_jump_starts(target, monkeypatch)
-    assert 0 < len(labels) < 10
-    assert not bool(labels.any())
-    assert bool((starts.mean((1, 2, 3)) > 0.3).all())
+    target = digits_target(undefended(), 20, surrogate=False)
+    brightness = target.x.mean((1, 2, 3))
+    bright, brighter = (float(v) for v in brightness.quantile(torch.tensor([0.48, 0.75])))
+    target.defended = DefendedModel(OfItsBatch(bright, brighter), None)
+    target.y = torch.zeros_like(target.y)
+    ((x, _, starts),) = hop_skip_jump_starts(target, monkeypatch)
+    assert 0 < len(x) < 10 == int((brightness <= bright).sum())
+    assert bool((x.mean((1, 2, 3)) <= bright).all())
+    assert bool((starts.mean((1, 2, 3)) > brighter).all())
 
 
 def test_pgd_steps_and_start_of_art(monkeypatch: pytest.MonkeyPatch) -> None:

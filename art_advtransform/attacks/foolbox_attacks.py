@@ -103,8 +103,9 @@ def hop_skip_jump(steps: int = 8, initial_gradient_eval_steps: int = 50, max_gra
     """HopSkipJump (Chen et al. 2020, arXiv 1904.02144) with the L-inf distance.
 
     It assumes a deterministic model, so that the draw of D is frozen while it runs. It starts from other images or noise, blended
-    until they are as near as the decision allows; where the result is outside the budget it is projected. A replication of
-    the paper's attack rather than evidence: nothing ties the frozen draw to those that are scored.
+    until they are as near as the decision allows; where the result is outside the budget it is projected. What the frozen model
+    takes for another class already stays as it is: from afar, and projected, it might become right. A replication of the paper's
+    attack rather than evidence: nothing ties the frozen draw to those that are scored.
     """
 
     def generate(target: Target, model: DefendedModel) -> Tensor:
@@ -117,10 +118,12 @@ def hop_skip_jump(steps: int = 8, initial_gradient_eval_steps: int = 50, max_gra
             constraint="linf",
         )
         with global_seed(target.global_seed):
-            chosen, starts = _starting_points(model, target)
+            attacked, right = target.x.clone(), _right(model, target)
+            if len(right) == 0:
+                return attacked
+            chosen, starts = _starting_points(model, target, right)
             if len(chosen) == 0:
                 raise RuntimeError("no image has a start: the model takes all others, and noise, for the same class")
-            attacked = target.x.clone()
             images, labels = target.x[chosen], target.y[chosen]
             raw, _, _ = attack(_foolbox_model(model, target), images, labels, epsilons=None, starting_points=starts)
             attacked[chosen] = raw.to(attacked)
@@ -139,8 +142,14 @@ def _foolbox_model(view: DefendedModel, target: Target) -> Any:
     return FoolboxDefendedModel(view, None, bounds=target.threat.clip_values, device=target.x.device)
 
 
-def _starting_points(view: DefendedModel, target: Target) -> tuple[Tensor, Tensor]:
-    """Indices of the images that have a start, and that start: another image that isn't taken for the image's class, else noise.
+def _right(view: DefendedModel, target: Target) -> Tensor:
+    """Indices of the images that are classified right."""
+    with torch.no_grad():
+        return torch.nonzero(view(target.x).argmax(1) == target.y).flatten()
+
+
+def _starting_points(view: DefendedModel, target: Target, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of those of ``rows`` that have a start, and that start: another image that isn't taken for its class, else noise.
 
     Foolbox refuses starts that aren't adversarial, and looks at them within this very batch.
     """
@@ -152,7 +161,8 @@ def _starting_points(view: DefendedModel, target: Target) -> tuple[Tensor, Tenso
         taken_for = [view(images).argmax(1) for images in pools]
     starts = torch.empty_like(target.x)
     found = torch.zeros(len(target.x), dtype=torch.bool, device=target.x.device)
-    for i, label in enumerate(target.y):
+    for i in rows.tolist():
+        label = target.y[i]
         for images, classes in zip(pools, taken_for, strict=True):
             candidates = torch.nonzero(classes != label).flatten()
             if len(candidates):
