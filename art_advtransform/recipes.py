@@ -290,5 +290,9 @@ def _paper_nets(dataset: str) -> dict[str, Net]:
         "undefended": Net("ResNet18", resnet, "plain", recipe, "the classifier without a defence"),
         "adversarial": Net("ResNet18", resnet, "adversarial", recipe, "PGD adversarial training", threat),
         "trades": Net("ResNet18", resnet, "trades", recipe, "TRADES", threat, attack_steps=10),
+        "denoising": Net(
+            "ResNet18", {**resnet, "denoising": True}, "adversarial", recipe, "feature denoising (Xie et al.)", threat
+        ),
+        "metric": Net("ResNet18", resnet, "metric", recipe, "metric learning (Mao et al.)", threat),
         "imitation": Net("FCN", {"in_channels": in_channels}, "imitation", _imitation(recipe), "h(x, D) for eq. 6"),
     }

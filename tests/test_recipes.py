@@ -18,7 +18,10 @@ def test_the_papers_preset(dataset: str) -> None:
     assert (recipe.decay, recipe.warmup, f_a.redraw_every) == ("constant", 0, 0)
     assert (f_a.architecture, f_a.arguments["width"], f_b.role) == ("ResNet18", 64, "adversarial")
     size = {"digits": 8, "tiny_imagenet": 64, "fashion_mnist": 28}.get(dataset, 32)
-    for net in (f_a, f_b):
+    denoising, metric = nets["denoising"], nets["metric"]
+    assert (denoising.role, denoising.arguments["denoising"]) == ("adversarial", True)
+    assert (metric.role, metric.arguments) == ("metric", f_a.arguments)
+    for net in (f_a, f_b, denoising):
         module = NETWORKS[net.architecture](**net.arguments).eval()
         channels, classes = net.arguments["in_channels"], net.arguments["nb_classes"]
         assert module(torch.rand(1, channels, size, size)).shape == (1, classes)
