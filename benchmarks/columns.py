@@ -55,7 +55,7 @@ def with_interval(name: str, found: AttackResult | None) -> dict[str, Any]:
     """Mean accuracy in per cent and its 95 % interval, as three columns; "-" where nothing was measured: one failed attack is no
     reason to lose a table.
     """
-    return _in_per_cent(name, None if found is None else found.mean)
+    return in_per_cent(name, None if found is None else found.mean)
 
 
 def of_models(results: Mapping[str, AttackResult | None]) -> dict[str, Any]:
@@ -73,13 +73,14 @@ def column(model: str) -> str:
 def beside(name: str, found: AttackResult, other: AttackResult, seed: int) -> dict[str, Any]:
     """How many points more is left than by ``other``, with the 95 % interval over the same images; "-" where there is none."""
     if not found.per_image or not other.per_image:
-        return _in_per_cent(name, None)
-    return _in_per_cent(
+        return in_per_cent(name, None)
+    return in_per_cent(
         name, interval(torch.tensor(found.per_image).double() - torch.tensor(other.per_image).double(), seed)
     )
 
 
-def _in_per_cent(name: str, found: Interval | None) -> dict[str, Any]:
+def in_per_cent(name: str, found: Interval | None) -> dict[str, Any]:
+    """``found``, of shares, as three columns; "-" where there is none."""
     value, low, high = ("-", "-", "-") if found is None else (100 * found.value, 100 * found.low, 100 * found.high)
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 

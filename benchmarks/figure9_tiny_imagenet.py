@@ -15,6 +15,7 @@ from benchmarks.columns import trained
 from benchmarks.table1_external_models import (
     ADVERSARIAL,
     NB_DRAWS,
+    NB_EXPECTED,
     difference,
     draw_differences,
     external_models,
@@ -32,7 +33,8 @@ def main() -> None:
     shown: dict[str, Tensor] = {}
     for kind in kinds:
         shown[kind], far = difference(shop, f_bs[f"f_b-{kind}"])
-        rows.append({"f_b": kind, **trained(shop.card(f"f_b-{kind}")), **far, "draws": NB_DRAWS[shop.name]})
+        measured = {"images": NB_EXPECTED[shop.name], "draws": NB_DRAWS[shop.name]}
+        rows.append({"f_b": kind, **trained(shop.card(f"f_b-{kind}")), **far, **measured})
     shop.write("figure9", rows)
     draw_differences(shop, "figure9", shown)
 

@@ -22,6 +22,9 @@ from art_advtransform.randomness import global_seed, keyed_generator
 # elsewhere where it is only tried whether they run
 RESULTS = Path(os.environ.get("ART_ADVTRANSFORM_RESULTS", Path(__file__).parent / "results"))
 
+# What went wrong without ending a benchmark: a failed attack is a "-" in a table, and no reason to lose the others.
+FAILURES: list[str] = []
+
 
 @dataclass(frozen=True)
 class Timing:

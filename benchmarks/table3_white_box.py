@@ -36,6 +36,8 @@ from benchmarks.workshop import Workshop
 _LEVELS = 10  # of the thermometer
 _MOST_DRAWS = 20  # a step, of a defence that draws otherwise than by g
 _BPDA = 3  # how many of the attacks, the first ones, are BPDA
+# Draws of some are so noisy that a few of them don't tell where to go (Athalye et al. 2018).
+_OF_MANY_DRAWS = expectation_pgd(100, 16, loss="ce", momenta=(0.0, 0.9), continues=False)
 
 
 # standard accuracy, worst case, and its attack; "-" where the paper has none
@@ -114,7 +116,7 @@ def main() -> None:
 def attacks(shop: Workshop, system: System, surrogates: Sequence[str]) -> list[Attack]:
     """White box first, then transfer: from f_a without its g, from every surrogate, and from the net behind a defence."""
     max_iter = shop.scale.max_iter
-    # what draws without g keeps its activations for every draw, or takes SciPy's time
+    # what draws without g keeps its activations for every draw
     draws = min(shop.scale.eot_samples, _MOST_DRAWS) if system.f_b is None else shop.scale.eot_samples
     from_behind = expectation_pgd(100, 1, loss="ce", momenta=(0.9,), seen="surrogates", continues=False)
     return [
@@ -167,8 +169,7 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
             {**shop.card("undefended"), "test_accuracy": None},  # the card's is that of the net without pruning
             ("-", 0.0, "BPDA"),
             behind={"behind": nets["undefended"]},
-            # pruned draws are so noisy that a few of them don't tell where to go (Athalye et al. 2018)
-            breaks=(expectation_pgd(100, 16, loss="ce", momenta=(0.0, 0.9), continues=False),),
+            breaks=(_OF_MANY_DRAWS,),
         ),
         "this defence": own("f_a-defended", "this package", 82.9, 78.1, "transfer", f_b=nets["f_b-adversarial"]),
     }
@@ -184,7 +185,7 @@ def preprocessed(shop: Workshop, name: str, plain: Net) -> System:
     classifier = shop.nets({role: net}, encode=partial(encoded, make(nn.Identity(), shop.threat)))[role]
     model = make(classifier, shop.threat).eval()
     behind = {"behind": classifier} if channels == 1 else {}
-    breaks = () if model.randomized else WITHOUT_DRAWS
+    breaks = (_OF_MANY_DRAWS,) if model.randomized else WITHOUT_DRAWS
     return System(model, implementation, shop.card(role), ("-", 0.0, "BPDA"), behind=behind, breaks=breaks)
 
 

@@ -28,7 +28,7 @@ from art_advtransform.recipes import THREATS, Net, Role, preset_nets
 from art_advtransform.records import Evaluation
 from art_advtransform.store import AnotherEvaluationError
 from art_advtransform.train_nets import Options, is_finished, train_nets
-from benchmarks.harness import RESULTS, print_table, progress, write_csv
+from benchmarks.harness import FAILURES, RESULTS, print_table, progress, write_csv
 from benchmarks.pictures import table_figure
 from benchmarks.scales import ALL_SHIPPED, ELSEWHERE, SCALES, Scale
 
@@ -200,7 +200,10 @@ class Workshop:
         config: TransformConfig | None = None,
         **options: Any,
     ) -> Evaluation:
-        """f_a(g(.)), or f_a alone, under ``attacks``; kept as ``name``, in place of one of other nets, seed or code."""
+        """f_a(g(.)), or f_a alone, under ``attacks``; kept as ``name``, in place of one of other nets, seed or code.
+
+        What could not be run is told to ``harness.FAILURES``.
+        """
         transform = None if f_b is None else LLPGDTransform(f_b, config)
         run = partial(
             evaluate,
@@ -218,10 +221,12 @@ class Workshop:
             **options,
         )
         try:
-            return run()
+            found = run()
         except AnotherEvaluationError as error:
             progress(f"{error}; begun anew")
-            return run(restart=True)
+            found = run(restart=True)
+        FAILURES.extend(f"{name}: {attack.name} {attack.problem}" for attack in found.attacks if attack.problem)
+        return found
 
     def write(self, question: str, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Rows with what they were measured on, where they don't say it themselves, printed and written."""

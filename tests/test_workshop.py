@@ -7,20 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
+from art_advtransform.attacks.base import from_function
 from art_advtransform.attacks.identity import network_identity
+from art_advtransform.config import TransformConfig
+from art_advtransform.counting import SCORING, predictions
+from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.pretrained import load_pretrained, read_card
 from art_advtransform.recipes import Net, preset_nets
 from art_advtransform.records import AttackResult
 from art_advtransform.store import write_json
-from benchmarks import figure8_reparameterisation, paper
+from benchmarks import figure5_steps, figure8_reparameterisation, paper
 from benchmarks.columns import called, known, per_cent, trained, with_interval
 from benchmarks.scales import SCALES
 from benchmarks.table1_external_models import PAPER, classifiers, external_models, kinds, plain_kinds
 from benchmarks.table2_black_box import another_seed
 from benchmarks.workshop import Workshop
 from tests.evaluations import by_hand
+
+DARKER = from_function("darker", lambda x, y: x - 0.125)
 
 
 def test_nets_that_ship_replace_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,13 +152,57 @@ def test_every_table_and_figure_is_made_by_the_one_command() -> None:
     assert set(paper.NAMES) == files
 
 
+def test_a_failed_attack_leaves_the_others_and_ends_the_command_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shop, ran = Workshop("digits", SCALES["digits"], None, 0, "cpu"), []
+
+    def fails(x: Tensor, y: Tensor) -> Tensor:
+        raise RuntimeError("no")
+
+    def run(name: str, run_name: str) -> None:
+        ran.append(name)
+        if len(ran) == 1:
+            shop.evaluate("any", load_pretrained("digits/undefended"), None, [from_function("fails", fails), DARKER])
+
+    monkeypatch.setattr("benchmarks.paper.runpy.run_module", run)
+    with pytest.raises(SystemExit, match="failed: any: fails failed on 1 of 1 chunks of images: RuntimeError: no"):
+        paper.main()
+    assert len(ran) == len(paper.NAMES)
+    monkeypatch.setattr(paper, "NAMES", paper.NAMES[1:2])
+    paper.main()  # nothing of it is left
+
+
+def test_examples_for_one_number_of_steps_meet_a_defence_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(figure5_steps, "attacks", lambda shop: [DARKER])
+    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
+    f_a, f_b = load_pretrained("digits/f_a-defended"), load_pretrained("digits/f_b-adversarial")
+    made = shop.evaluate("figure5-3", f_a, f_b, [DARKER], TransformConfig(max_iter=3))
+    defence = DefendedModel(f_a, LLPGDTransform(f_b, TransformConfig(max_iter=7))).eval()
+    found = figure5_steps.transferred(shop, 3, defence, made.settings["chunk_size"])
+    attacked = (shop.attacked.x - shop.threat.eps).clamp(0, 1)
+    right = predictions(defence, attacked, 10, 0, SCORING) == shop.attacked.y[:, None]
+    assert found.value == pytest.approx(float(right.double().mean()))
+    assert found.low < found.value <= found.high
+    clean = predictions(defence, shop.attacked.x, 10, 0, SCORING) == shop.attacked.y[:, None]
+    assert float(clean.double().mean()) > found.value
+
+
 def test_table_1_has_an_f_a_for_every_f_b() -> None:
     for name in SCALES:
         shop = Workshop(name, SCALES[name], None, 0, "cpu")
         f_bs, f_as = external_models(shop), classifiers(shop)
         assert [net.f_b for net in f_as.values()] == list(f_bs)
+        standard = f_bs.pop("f_b-standard")
         epochs = [net.recipe.nb_epochs for net in f_bs.values() if net.role == "plain"]
         assert (epochs[0], epochs[-1]) == (0, 20)
+        usual = f_bs["f_b-adversarial"]  # what differs is what they were trained on
+        assert (standard.role, standard.recipe.nb_epochs) == ("plain", usual.recipe.nb_epochs)
+        assert standard.architecture == usual.architecture
         assert f_bs["f_b-adversarial-20"].recipe.nb_epochs == 20
         assert all(kind in PAPER for kind in kinds(shop))
 
