@@ -62,11 +62,14 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("undefended", "undefended"),
         Column("f_a without g", "f_a_without_g"),
     ),
-    "second_pass": (
-        Column("what", "what", digits=None),
-        Column("images", "images", digits=0),
-        Column("accuracy", "accuracy", True),
-        Column("evaluations an image", "evaluations", digits=0),
+    **dict.fromkeys(
+        ("second_pass", "restarts"),
+        (
+            Column("what", "what", digits=None),
+            Column("images", "images", digits=0),
+            Column("accuracy", "accuracy", True),
+            Column("evaluations an image", "evaluations", digits=0),
+        ),
     ),
     "budget_sweep": (
         Column("eps", "eps", digits=4),

@@ -63,7 +63,7 @@ def main() -> None:
         about={"numbers": numbers},
     )
     if Shards().is_main:
-        table = rows(record, result, numbers)
+        table = rows(record, result, numbers, "the restarts")
         print_table(table)
         print(f"written to {write_csv(f'restarts-{arguments.dataset}', table)}")
 

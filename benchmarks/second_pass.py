@@ -108,8 +108,10 @@ def check_same(record: Evaluation, subject: Subject, arguments: argparse.Namespa
             raise ValueError(f"expected a record of {name} {value}, got {record.settings.get(name)}")
 
 
-def rows(record: Evaluation, result: Evaluation, numbers: list[int]) -> list[dict[str, Any]]:
-    """The record; the images attacked again, before, under each attack and after; all images after."""
+def rows(
+    record: Evaluation, result: Evaluation, numbers: list[int], called: str = "the second pass"
+) -> list[dict[str, Any]]:
+    """The record; the images attacked again, before, under each attack and after ``called``; all images after it."""
     seed = int(record.settings["seed"])
     before = torch.tensor(record.worst.per_image, dtype=torch.float64)
     after = before.clone()
@@ -136,8 +138,8 @@ def rows(record: Evaluation, result: Evaluation, numbers: list[int]) -> list[dic
         line("of these, attacked again: the record", before[numbers]),
         of(result.clean, nb_draws),
         *(of(attack) for attack in result.attacks),
-        line("after the second pass", after[numbers], sum(attack.forward for attack in result.attacks)),
-        line("all images, after the second pass", after),
+        line(f"after {called}", after[numbers], sum(attack.forward for attack in result.attacks)),
+        line(f"all images, after {called}", after),
     ]
 
 
