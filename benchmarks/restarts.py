@@ -28,33 +28,21 @@ from art_advtransform.randomness import derived_seed
 from art_advtransform.records import Evaluation
 from art_advtransform.shards import Shards
 from benchmarks.harness import print_table, write_csv
-from benchmarks.second_pass import check_same, rows, survivors
-from benchmarks.subject import Subject, options
+from benchmarks.second_pass import command, left_by, rows
 
 
 def main() -> None:
-    parser = options(__doc__, images=0)
-    parser.set_defaults(dataset="cifar10")
+    parser = command(__doc__)
     parser.add_argument("--record", type=Path, required=True, help="folder of the evaluation of the defended net")
     parser.add_argument("--kept", type=Path, default=None, help="file of kept_images; kept.safetensors in --record")
     parser.add_argument("--restarts", type=int, default=3)
-    parser.add_argument("--left", type=float, default=0.02, help="share of right draws that an image must exceed")
-    parser.add_argument("--draws", type=int, default=100, help="draws of D that score the worst case")
-    parser.add_argument("--chunk-size", type=int, default=18)
-    parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
-    if arguments.images or arguments.skip:
-        parser.error("expected neither --images nor --skip: the record says which images")
-    record = Evaluation.load(arguments.record / "evaluation.json")
-    arguments.images, arguments.skip = record.settings["nb_images"], int(record.settings.get("skip", 0))
     arguments.model = DEFENDED
-    subject = Subject.load(arguments)
-    check_same(record, subject, arguments)
-    numbers = survivors(record, arguments.left)
-    data = replace(subject.data, x=subject.x[numbers], y=subject.y[numbers])
+    record = Evaluation.load(arguments.record / "evaluation.json")
+    subject, numbers = left_by(record, arguments, parser)
     kept = load_file(arguments.record / "kept.safetensors" if arguments.kept is None else arguments.kept)
-    found = found_before(data.x, [arguments.skip + i for i in numbers], kept)
-    result = replace(subject, data=data).evaluated(
+    found = found_before(subject.x, [arguments.skip + i for i in numbers], kept)
+    result = subject.evaluated(
         [found, *(restart(chain(), number) for number in range(1, arguments.restarts + 1))],
         "restarts",
         arguments,

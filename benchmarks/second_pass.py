@@ -43,28 +43,17 @@ _WITHOUT_G = (("0 transfer", "on f_a"), *(kept for kept in _KEPT if kept[0] == "
 
 
 def main() -> None:
-    parser = options(__doc__, images=0)
-    parser.set_defaults(dataset="cifar10")
+    parser = command(__doc__)
     parser.add_argument(
         "--record", type=Path, default=RESULTS / "evaluate-cifar10-strong", help="a folder for each model"
     )
     parser.add_argument("--model", default=DEFENDED, choices=(DEFENDED, ADVERSARIAL), help="of the record")
-    parser.add_argument("--left", type=float, default=0.02, help="share of right draws that an image must exceed")
-    parser.add_argument("--draws", type=int, default=100, help="draws of D that score the worst case")
-    parser.add_argument("--chunk-size", type=int, default=18)
-    parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
-    if arguments.images or arguments.skip:
-        parser.error("expected neither --images nor --skip: the record says which images")
     record = Evaluation.load(arguments.record / arguments.model / "evaluation.json")
-    arguments.images, arguments.skip = record.settings["nb_images"], int(record.settings.get("skip", 0))
-    subject = Subject.load(arguments)
-    check_same(record, subject, arguments)
-    numbers = survivors(record, arguments.left)
-    data = replace(subject.data, x=subject.x[numbers], y=subject.y[numbers])
+    subject, numbers = left_by(record, arguments, parser)
     has_g = subject.nets.models()[arguments.model].randomized
     question = "second_pass" if arguments.model == DEFENDED else f"second_pass-{arguments.model}"
-    result = replace(subject, data=data).evaluated(
+    result = subject.evaluated(
         attacks(has_g),
         question,
         arguments,
@@ -77,6 +66,30 @@ def main() -> None:
         table = rows(record, result, numbers)
         print_table(table)
         print(f"written to {write_csv(f'{question}-{arguments.dataset}', table)}")
+
+
+def command(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with what :func:`left_by` reads."""
+    parser = options(doc, images=0)
+    parser.set_defaults(dataset="cifar10")
+    parser.add_argument("--left", type=float, default=0.02, help="share of right draws that an image must exceed")
+    parser.add_argument("--draws", type=int, default=100, help="draws of D that score the worst case")
+    parser.add_argument("--chunk-size", type=int, default=18)
+    parser.add_argument("--out", type=Path, default=None)
+    return parser
+
+
+def left_by(
+    record: Evaluation, arguments: argparse.Namespace, parser: argparse.ArgumentParser
+) -> tuple[Subject, list[int]]:
+    """Nets, and the images of ``record`` that it left, with their numbers in it; ends the command where it asks for others."""
+    if arguments.images or arguments.skip:
+        parser.error("expected neither --images nor --skip: the record says which images")
+    arguments.images, arguments.skip = record.settings["nb_images"], int(record.settings.get("skip", 0))
+    subject = Subject.load(arguments)
+    check_same(record, subject, arguments)
+    numbers = survivors(record, arguments.left)
+    return replace(subject, data=replace(subject.data, x=subject.x[numbers], y=subject.y[numbers])), numbers
 
 
 def attacks(has_g: bool) -> list[Attack]:
