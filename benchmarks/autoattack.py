@@ -20,7 +20,7 @@ from art_advtransform.defended import DefendedModel
 from art_advtransform.evaluate_nets import ADVERSARIAL
 from art_advtransform.records import Evaluation
 from art_advtransform.shards import Shards
-from benchmarks.columns import with_interval
+from benchmarks.columns import column, with_interval
 from benchmarks.harness import print_table, write_csv
 from benchmarks.subject import Subject, options
 
@@ -39,11 +39,15 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.draws = 1
     subject = Subject.load(arguments)
-    if subject.nets.models()[arguments.model].randomized:
+    models = subject.nets.models()
+    if arguments.model not in models:
+        parser.error(f"unknown model {arguments.model!r}; known: {', '.join(models)}")
+    if models[arguments.model].randomized:
         parser.error(f"expected a model that does not draw, got {arguments.model!r}")
+    question = f"autoattack-{column(arguments.model)}"
     result = subject.evaluated(
         [auto_attack(name) for name in STANDARD],
-        f"autoattack-{arguments.model}",
+        question,
         arguments,
         model=arguments.model,
         chunk_size=arguments.chunk_size,
@@ -52,7 +56,7 @@ def main() -> None:
     if Shards().is_main:
         table = rows(result)
         print_table(table)
-        print(f"written to {write_csv(f'autoattack-{arguments.dataset}', table)}")
+        print(f"written to {write_csv(f'{question}-{arguments.dataset}', table)}")
 
 
 def auto_attack(name: str) -> Attack:

@@ -3,8 +3,7 @@
     python -m benchmarks.figure5_steps [--scale digits | cpu | paper]
 
 For every N an f_a is trained on g of N steps. BPDA as in the paper: eq. 5 for the projection, through all steps. Beside it BPDA-I
-of as many steps and draws, which takes a third of the time, and momentum PGD: where BPDA fails with N and these do not, it is the
-attack that fails.
+of as many steps and draws, and momentum PGD: where BPDA fails with N and these do not, it is the attack that fails.
 """
 
 from __future__ import annotations

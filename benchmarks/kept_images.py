@@ -38,8 +38,11 @@ def kept(run: Path, left: float) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: if ``run`` is not the folder of a finished evaluation.
+        ValueError: if its images are not a row of the sample's, as those of a second pass.
     """
     record = Evaluation.load(run / "evaluation.json")
+    if "numbers" in record.settings:
+        raise ValueError(f"expected a run on images that follow one another, got some of their own in {run}")
     skip, chunk_size = int(record.settings.get("skip", 0)), int(record.settings["chunk_size"])
     rows = [i for i, share in enumerate(record.worst.per_image) if share > left]
     images = [read_attacked(run, WORST, chunk_size, i) for i in rows]

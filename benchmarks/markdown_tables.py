@@ -41,12 +41,12 @@ class Column:
 
     def cell(self, row: Row) -> str:
         """Of this row; "-" where the CSV has none."""
-        value = _short(row[self.name], self.digits)
+        value = _short(row.get(self.name, "-"), self.digits)
         if self.of is not None and value != "-":
             return f"{value} % of {int(row[self.of]):,}"
         if not self.interval or value == "-":
             return value
-        low, high = (_short(row[f"{self.name}_{end}"], self.digits) for end in ("low", "high"))
+        low, high = (_short(row.get(f"{self.name}_{end}", "-"), self.digits) for end in ("low", "high"))
         return value if low == "-" else f"{value} ({low} to {high})"  # published numbers have none
 
 
@@ -186,9 +186,10 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("eps of g", "eps_of_g", digits=2),
         Column("standard, test images", "test_accuracy", of="test_images"),
         Column("standard", "standard"),
-        Column("BPDA-I, 1 draw", "bpda_identity_1"),
-        Column("3 draws", "bpda_identity_3"),
-        Column("10 draws", "bpda_identity_10"),
+        Column("BPDA-I, 1 draw", "bpda_identity_1", True),
+        Column("3 draws", "bpda_identity_3", True),
+        Column("10 draws", "bpda_identity_10", True),
+        Column("50 draws", "bpda_identity_50", True),
         Column("white-box transfer", "white_box_transfer", True),
         Column("momentum PGD", "momentum_pgd", True),
     ),

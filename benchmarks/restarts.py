@@ -5,8 +5,9 @@
 The preset's own attacks go on from the strongest result so far, and may be caught where the first of them led. Here every image
 that the record left right in more than --left of its draws is attacked --restarts times from a random start of its own: long
 momentum on one draw, aggregated momentum on ten, steering, and a climb of the margin from where that led, at a tenth of the
-preset's budget. What the record found (:mod:`benchmarks.kept_images`) stands for it beside the restarts; the worst is chosen by
-other draws than score it, and counts. Resumes from --out; `torchrun --nproc-per-node 2 -m benchmarks.restarts` shares the images.
+preset's budget. What the record found (:mod:`benchmarks.kept_images`) stands beside the restarts. The worst is chosen by other
+draws than score it, none of them the record's, and counts. Resumes from --out; `torchrun --nproc-per-node 2 -m
+benchmarks.restarts` shares the images.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def main() -> None:
     arguments.model = DEFENDED
     record = Evaluation.load(arguments.record / "evaluation.json")
     subject, numbers = left_by(record, arguments, parser)
+    arguments.seed += 1  # what the record found was chosen by its own draws
     kept = load_file(arguments.record / "kept.safetensors" if arguments.kept is None else arguments.kept)
     found = found_before(subject.x, [arguments.skip + i for i in numbers], kept)
     result = subject.evaluated(
@@ -78,7 +80,7 @@ def restart(attacks: Sequence[Attack], number: int) -> Attack:
         return own.best
 
     cost = sum(attack.cost for attack in attacks)
-    return Attack(f"restart {number}", generate, view=View(uses_g=True), method="restart", cost=cost, continues=True)
+    return Attack(f"restart {number}", generate, view=View(uses_g=True), method="restart", cost=cost)
 
 
 def found_before(x: Tensor, numbers: Sequence[int], kept: dict[str, Tensor]) -> Attack:

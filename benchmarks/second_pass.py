@@ -125,13 +125,15 @@ def rows(
     record: Evaluation, result: Evaluation, numbers: list[int], called: str = "the second pass"
 ) -> list[dict[str, Any]]:
     """The record; the images attacked again, before, under each attack and after ``called``; all images after it."""
-    seed = int(record.settings["seed"])
     before = torch.tensor(record.worst.per_image, dtype=torch.float64)
     after = before.clone()
     after[numbers] = torch.tensor(result.worst.per_image, dtype=torch.float64)
     nb_draws, nb_attack_draws = record.settings["nb_draws"], result.settings["nb_attack_draws"]
 
-    def line(what: str, shares: torch.Tensor, evaluations: float | str = "-", draws: int = nb_draws) -> dict[str, Any]:
+    def line(
+        what: str, shares: torch.Tensor, evaluations: float | str = "-", draws: int = nb_draws, by: Evaluation = result
+    ) -> dict[str, Any]:
+        seed = int(by.settings["seed"])
         mean = interval(shares, seed)
         found = AttackResult(what, "", "", "", mean)
         return {
@@ -147,8 +149,8 @@ def rows(
         return line(found.name, torch.tensor(found.per_image, dtype=torch.float64), found.forward, draws)
 
     return [
-        line("the record, all images", before),
-        line("of these, attacked again: the record", before[numbers]),
+        line("the record, all images", before, by=record),
+        line("of these, attacked again: the record", before[numbers], by=record),
         of(result.clean, nb_draws),
         *(of(attack) for attack in result.attacks),
         line(f"after {called}", after[numbers], sum(attack.forward for attack in result.attacks)),

@@ -66,7 +66,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
     monkeypatch.setattr(sys, "argv", ["autoattack", "--dataset", "digits", "--model", "undefended", "--images", "20"])
     autoattack.main()
-    with next(tmp_path.glob("autoattack-digits-*.csv")).open(newline="") as file:
+    with next(tmp_path.glob("autoattack-undefended-digits-*.csv")).open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["attack"] for row in rows] == [
         "no attack",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,10 +42,22 @@ def test_they_are_the_worst_case_s_of_what_is_left(
     assert 0 < len(rows) < 12
     assert found["numbers"].tolist() == [5 + i for i in rows]
     x, eps = data.x[rows], DIGITS_THREAT.eps
-    candidates = torch.stack([x, (x - eps).clamp(0, 1), (1 - x).clamp(x - eps, x + eps)])
-    apart = (candidates - found["images"]).abs().flatten(2).amax(2)
-    assert bool((apart.amin(0) < 1e-6).all())
-    assert bool((apart[1:].amin(0) < 1e-6).any())  # not the clean ones
+    candidates = {
+        "no attack": x,
+        "darker": (x - eps).clamp(0, 1),
+        "inverted": (1 - x).clamp(x - eps, x + eps),
+    }
+    names = [made.chosen[i] for i in rows]
+    torch.testing.assert_close(found["images"], torch.stack([candidates[name][k] for k, name in enumerate(names)]))
+    assert "no attack" not in names
+
+
+def test_images_that_do_not_follow_one_another_are_refused(tmp_path: Path) -> None:
+    data, about = load_dataset("digits", "test").sample(2), {"dataset": "digits", "numbers": [3, 9]}
+    options: dict[str, Any] = {"models": [DEFENDED], "preset": [], "about": about, "nb_draws": 2}
+    evaluate_nets(Nets.load("digits"), data, DIGITS_THREAT, tmp_path, **options)
+    with pytest.raises(ValueError, match="expected a run on images that follow one another"):
+        kept_images.kept(tmp_path / DEFENDED, 0.02)
 
 
 def test_a_run_that_is_not_there(tmp_path: Path) -> None:
