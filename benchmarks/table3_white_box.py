@@ -36,8 +36,6 @@ from benchmarks.workshop import Workshop
 _LEVELS = 10  # of the thermometer
 _MOST_DRAWS = 20  # a step, of a defence that draws otherwise than by g
 _BPDA = 3  # how many of the attacks, the first ones, are BPDA
-# Draws of some are so noisy that a few of them don't tell where to go (Athalye et al. 2018).
-_OF_MANY_DRAWS = expectation_pgd(100, 16, loss="ce", momenta=(0.0, 0.9), continues=False)
 
 
 # standard accuracy, worst case, and its attack; "-" where the paper has none
@@ -130,6 +128,11 @@ def attacks(shop: Workshop, system: System, surrogates: Sequence[str]) -> list[A
     ]
 
 
+def of_many_draws(max_iter: int) -> Attack:
+    """For what is so noisy that a few draws don't tell where to go (Athalye et al. 2018)."""
+    return expectation_pgd(max_iter, 16, loss="ce", momenta=(0.0, 0.9), continues=False)
+
+
 def _from(attack: Attack, name: str) -> Attack:
     """A transfer attack that sees the one net of this name."""
     return replace(attack, name=f"{attack.name}: {name}", view=View("surrogates", surrogate=name))
@@ -169,7 +172,7 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
             {**shop.card("undefended"), "test_accuracy": None},  # the card's is that of the net without pruning
             ("-", 0.0, "BPDA"),
             behind={"behind": nets["undefended"]},
-            breaks=(_OF_MANY_DRAWS,),
+            breaks=(of_many_draws(100),),
         ),
         "this defence": own("f_a-defended", "this package", 82.9, 78.1, "transfer", f_b=nets["f_b-adversarial"]),
     }
@@ -185,7 +188,7 @@ def preprocessed(shop: Workshop, name: str, plain: Net) -> System:
     classifier = shop.nets({role: net}, encode=partial(encoded, make(nn.Identity(), shop.threat)))[role]
     model = make(classifier, shop.threat).eval()
     behind = {"behind": classifier} if channels == 1 else {}
-    breaks = (_OF_MANY_DRAWS,) if model.randomized else WITHOUT_DRAWS
+    breaks = (of_many_draws(shop.scale.climb),) if model.randomized else WITHOUT_DRAWS
     return System(model, implementation, shop.card(role), ("-", 0.0, "BPDA"), behind=behind, breaks=breaks)
 
 

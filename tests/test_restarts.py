@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from art_advtransform.attacks.base import Attack, Target, from_function
+from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.datasets import load_dataset
 from art_advtransform.defended import DefendedModel
 from art_advtransform.evaluate_nets import DEFENDED, Nets, evaluate_nets
@@ -49,9 +50,9 @@ def test_a_restart_begins_at_random_and_every_link_where_the_one_before_ended() 
 
 def test_it_costs_what_its_links_cost_and_brings_a_net_down() -> None:
     attack = restart(chain(), 1)
-    target = digits_target(defended(), 20)
+    target = digits_target(defended(), 10)
     attacked = target.project(attack.run(target))
-    assert 0 < target.queries.forward <= 20 * attack.cost
+    assert 0 < target.queries.forward <= 10 * attack.cost
     with torch.no_grad():
         right = target.defended(attacked.repeat_interleave(8, 0)).argmax(1) == target.y.repeat_interleave(8)
     assert float(right.float().mean()) <= 0.25
@@ -87,7 +88,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept_images.main()
     options = ["--dataset", "digits", "--record", str(run), "--restarts", "2", "--draws", "5", "--chunk-size", "3"]
     monkeypatch.setattr(sys, "argv", ["restarts", *options])
-    monkeypatch.setattr(restarts, "chain", lambda: chain()[:1])
+    monkeypatch.setattr(restarts, "chain", lambda: [expectation_pgd(20, 1)])
     restarts.main()
     with next(tmp_path.glob("restarts-digits-*.csv")).open(newline="") as file:
         rows = {row["what"]: row for row in csv.DictReader(file)}
