@@ -71,6 +71,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
             Column("evaluations an image", "evaluations", digits=0),
         ),
     ),
+    "autoattack": (
+        Column("attack", "attack", digits=None),
+        Column("on images", "attacked", digits=0),
+        Column("accuracy", "accuracy", True),
+        Column("passes an image", "passes", digits=0),
+    ),
     "budget_sweep": (
         Column("eps", "eps", digits=4),
         Column("defended", "defended", True),
