@@ -29,7 +29,9 @@ def main() -> None:
     arguments = parser.parse_args()
     path = arguments.run / "kept.safetensors" if arguments.to is None else arguments.to
     tensors = kept(arguments.run, arguments.left)
-    save_file(tensors, path)
+    scratch = path.with_suffix(".partial")  # whole or not at all
+    save_file(tensors, scratch)
+    scratch.replace(path)
     print(f"{len(tensors['numbers'])} images written to {path}")
 
 

@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--kept", type=Path, default=None, help="file of kept_images; kept.safetensors in --record")
     parser.add_argument("--restarts", type=int, default=3)
     arguments = parser.parse_args()
+    if arguments.restarts < 1:
+        parser.error(f"expected --restarts >= 1, got {arguments.restarts}")
     arguments.model = DEFENDED
     record = Evaluation.load(arguments.record / "evaluation.json")
     subject, numbers = left_by(record, arguments, parser)

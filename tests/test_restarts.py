@@ -13,6 +13,7 @@ from torch import Tensor
 
 from art_advtransform.attacks.base import Attack, Target, from_function
 from art_advtransform.attacks.expectation import expectation_pgd
+from art_advtransform.attacks.strong import strong
 from art_advtransform.datasets import load_dataset
 from art_advtransform.defended import DefendedModel
 from art_advtransform.evaluate_nets import DEFENDED, Nets, evaluate_nets
@@ -49,6 +50,8 @@ def test_a_restart_begins_at_random_and_every_link_where_the_one_before_ended() 
 
 
 def test_it_costs_what_its_links_cost_and_brings_a_net_down() -> None:
+    preset = {attack.identity() for attack in strong(0.1)}
+    assert all(link.identity() in preset for link in chain())  # what it says of itself
     attack = restart(chain(), 1)
     target = digits_target(defended(), 10)
     attacked = target.project(attack.run(target))
@@ -97,6 +100,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [what for what in rows if what in names] == names
     assert left["after the restarts"] < left["what the record found"]
     assert left["all images, after the restarts"] < left["the record, all images"]
-    monkeypatch.setattr(sys, "argv", ["restarts", *options, "--images", "3"])
-    with pytest.raises(SystemExit):
-        restarts.main()
+    for refused in (["--images", "3"], ["--restarts", "0"]):
+        monkeypatch.setattr(sys, "argv", ["restarts", *options, *refused])
+        with pytest.raises(SystemExit):
+            restarts.main()
