@@ -21,6 +21,7 @@ from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.attacks.art_attacks import art_attack
 from art_advtransform.attacks.base import Attack, View, from_function
 from art_advtransform.attacks.identity import identity, network_identity
+from art_advtransform.frozen import FrozenModel
 from art_advtransform.unrolled import Tanh
 from tests.evaluations import run
 from tests.models import toy_net
@@ -237,6 +238,79 @@ def test_attributes_and_code_of_networks_count() -> None:
     buffered = network_identity(quiet)
     quiet.get_buffer("mean").add_(1)
     assert len({before, buffered, network_identity(quiet)}) == 3
+
+
+class Scaled(nn.Module):
+    """What makes it another net has an underscore, or a setter."""
+
+    def __init__(self, k: float = 1.0, mean: float = 0.0, sizes: tuple[int, ...] = (1,)) -> None:
+        super().__init__()
+        self.net, self.scale, self._k, self._mean, self._sizes = toy_net(), 1.0, k, torch.tensor(mean), list(sizes)
+        self._met: dict[tuple[int, ...], int] = {}
+        self._last: Tensor | None = None
+
+    def set_scale(self, scale: float) -> None:
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._met[x.shape] = 1
+        self._last = x
+        return self.answer(x)
+
+    def answer(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        return self.scale * self._k * logits + self._mean * sum(self._sizes)
+
+
+def test_private_attributes_of_networks_count_but_not_what_they_remember() -> None:
+    made = [Scaled(), Scaled(k=-1.0), Scaled(mean=1.0), Scaled(sizes=(2,)), Scaled()]
+    made[-1].set_scale(-1.0)
+    assert len({network_identity(net) for net in made}) == len(made)
+    net = Scaled()
+    net(torch.rand(2, 2, 6, 6))
+    assert net._met
+    assert network_identity(net) == network_identity(Scaled())
+
+
+def test_numbers_of_a_package_s_layer_count() -> None:
+    # repr does not show how many heads there are
+    heads = [nn.MultiheadAttention(8, n) for n in (2, 4)]
+    heads[1].load_state_dict(heads[0].state_dict())
+    assert network_identity(heads[0]) == network_identity(copy.deepcopy(heads[0])) != network_identity(heads[1])
+    assert network_identity(heads[0]) == network_identity(heads[0].eval())
+
+
+class Times(nn.Module):
+    """One layer, and what is done before it."""
+
+    def __init__(self, k: float) -> None:
+        super().__init__()
+        self.net, self.k = toy_net(), k
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x * self.k)
+        return logits
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_code_that_torch_wrote_counts() -> None:
+    # of f_b's fast copy there is no class to look at, nor of a scripted net
+    makers: list[Callable[[float], nn.Module]] = [
+        lambda k: FrozenModel(Times(k)),
+        lambda k: torch.jit.trace(Times(k), torch.rand(1, 2, 6, 6)),
+        lambda k: torch.jit.script(Times(k)),
+    ]
+    for made in makers:
+        assert network_identity(made(1.0)) == network_identity(made(1.0)) != network_identity(made(2.0))
+    assert FrozenModel(Times(1.0)).optimised
+
+
+def test_adding_a_tensor_writes_nothing() -> None:
+    def adding(size: float) -> Function:
+        delta = torch.tensor(size)
+        return lambda x, y: delta.add(x)
+
+    assert identity(adding(0.1)) == identity(adding(0.1)) != identity(adding(0.2))
 
 
 def test_parameters_of_a_package_s_object_count() -> None:

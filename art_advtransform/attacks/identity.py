@@ -15,16 +15,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from art_advtransform.defended import Queries
 from art_advtransform.folding import hooks_of
 
 # Where an object lies in memory says nothing of it.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
+# Nor in which line a scripted net was written, and which of its name it is.
+_WHERE = re.compile(r"___torch_mangle_\d+\.| *#.*")
+_HELD = re.compile(r'prim::GetAttr\[name="(\w+)"\]')
 _PLAIN = (str, bytes, int, float, complex, ModuleType, BuiltinFunctionType, torch.dtype, torch.device)
 _GENERATORS = (torch.Generator, np.random.Generator, random.Random)
+# What of an object's own says how often it was used.
+_USED = (*_GENERATORS, Queries)
+# What every module keeps of itself: its parts are looked at one by one, its mode is not.
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 # What a function that calls these of a list, set or dict keeps there, it has met itself.
 _WRITES = {"append", "extend", "insert", "add", "update", "clear", "pop", "setdefault"}
+_KINDS = ("read", "written", "filled")
 
 
 def identity(thing: object) -> str:
@@ -47,8 +56,9 @@ def identity(thing: object) -> str:
 def network_identity(net: nn.Module) -> str:
     """sha256 of a network: structure as ``repr`` shows it, all parameters and buffers, code and attributes of its modules.
 
-    Its hooks are code of it, too. Not the mode it is in, the state of its generators, nor what its own methods write into it. Of
-    modules of installed packages the code is not in it.
+    Its hooks are code of it, too. Not the mode it is in, the state of its generators, nor what it writes into itself while it
+    runs; of attributes with an underscore only numbers, strings, tensors and the like, not what may be a cache. Of modules of
+    installed packages numbers and strings are in it, but not the code, unless that was traced or scripted.
     """
     return _digest(net, {})
 
@@ -117,10 +127,11 @@ def _of_function(function: FunctionType) -> list[Any]:
     if _is_foreign(function.__module__ or ""):
         return [f"{function.__module__}.{function.__qualname__}"]
     names = _names(function.__code__)
-    held = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    cells = [_contents(cell) for name, cell in held if name not in names["written"]]
-    read = sorted(names["read"] - names["written"] & function.__globals__.keys())
-    found = {name: function.__globals__[name] for name in read if name in function.__globals__}
+    cells = [_contents(cell) for cell in function.__closure__ or ()]
+    held = zip(function.__code__.co_freevars, cells, strict=True)
+    cells = [value for name, value in held if not _is_written(name, value, names)]
+    read = {name: function.__globals__[name] for name in sorted(names["read"] & function.__globals__.keys())}
+    found = {name: value for name, value in read.items() if not _is_written(name, value, names)}
     return [function.__code__, function.__defaults__, function.__kwdefaults__, cells, found]
 
 
@@ -129,10 +140,21 @@ def _of_module(net: nn.Module) -> list[Any]:
     parts: list[Any] = [_ADDRESS.sub("", repr(net)), dict(net.named_parameters()), dict(net.named_buffers())]
     for name, module in net.named_modules():
         methods = _methods(type(module))
-        own = {} if _is_foreign(type(module).__module__) else _kept(vars(module), methods)
-        own.pop("training", None)
-        parts += [name, type(module).__qualname__, methods, own, *hooks_of(module)]
+        attributes = {k: v for k, v in vars(module).items() if k not in _OF_EVERY_MODULE}
+        own = _settings(module) if _is_foreign(type(module).__module__) else _kept(attributes, methods)
+        parts += [name, type(module).__qualname__, methods, own, *hooks_of(module), *_written_code(module)]
     return parts
+
+
+def _written_code(module: nn.Module) -> list[Any]:
+    """Where what runs is no class's method, but was written by torch: that, and the numbers that a scripted net keeps."""
+    if isinstance(module, fx.GraphModule):
+        return [str(module.code)]
+    if not isinstance(module, torch.jit.ScriptModule):
+        return []
+    graph = _WHERE.sub("", str(getattr(module, "inlined_graph", "")))  # its code leaves constants out
+    held = {name: getattr(module, name, None) for name in sorted(set(_HELD.findall(graph)))}
+    return [graph, {name: value for name, value in held.items() if _is_plain(value)}]
 
 
 def _methods(of: type) -> list[Any]:
@@ -154,39 +176,62 @@ def _unwrapped(value: object) -> object:
 def _settings(thing: object) -> dict[str, Any]:
     """Plain attributes of a package's object, as ART's preprocessors keep their parameters, which ``repr`` may not show."""
     attributes = vars(thing) if hasattr(thing, "__dict__") else {}
-    return {k: v for k, v in attributes.items() if not k.startswith("_") and _is_plain(v)}
+    own = {k: v for k, v in attributes.items() if not k.startswith("_") and k != "training"}
+    return {k: v for k, v in own.items() if _is_plain(v)}
 
 
 def _is_plain(value: object) -> bool:
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return all(_is_plain(part) for part in value)
-    return value is None or isinstance(value, _PLAIN)
+    return value is None or isinstance(value, (*_PLAIN, Tensor, np.ndarray))
 
 
 def _kept(attributes: Mapping[str, Any], methods: list[Any]) -> dict[str, Any]:
-    """Attributes that no method but ``__init__`` writes, nor draws from; those with an underscore are an object's own business."""
-    written = {
-        step.argval
-        for method in methods
-        if method.__name__ != "__init__"
+    """Attributes that are not written, nor drawn from, while the object runs; of those with an underscore the plain ones."""
+    running = _running(methods)
+    names = {kind: set[str]().union(*(_names(method.__code__)[kind] for method in running)) for kind in _KINDS}
+    names["written"] |= {
+        str(step.argval)
+        for method in running
         for step in get_instructions(method.__code__)
         if step.opname in ("STORE_ATTR", "DELETE_ATTR")
     }
-    written |= {name for method in methods for name in _names(method.__code__)["written"]}
-    own = {k: v for k, v in attributes.items() if not k.startswith("_") and k not in written}
-    return {k: v for k, v in own.items() if not isinstance(v, _GENERATORS)}
+    own = {k: v for k, v in attributes.items() if not _is_written(k, v, names) and not isinstance(v, _USED)}
+    return {k: v for k, v in own.items() if not k.startswith("_") or _is_plain(v)}
+
+
+def _running(methods: list[Any]) -> list[Any]:
+    """Those of an object's ``methods`` that run when it is called; where it can't be, all but ``__init__``.
+
+    What only others call, as a user does ``set_scale``, changes the object.
+    """
+    left = [method for method in methods if method.__name__ != "__init__"]
+    named = {"forward", "__call__"}
+    if not named.intersection(method.__name__ for method in left):
+        return left
+    found: list[Any] = []
+    while any(method.__name__ in named for method in left):
+        found += [method for method in left if method.__name__ in named]
+        left = [method for method in left if method.__name__ not in named]
+        named = set[str]().union(*(_names(method.__code__)["read"] for method in found))
+    return found
+
+
+def _is_written(name: str, value: object, names: Mapping[str, set[str]]) -> bool:
+    """Whether a function with these ``names`` writes what it holds by ``name``; ``add`` of a tensor only looks like it."""
+    return name in names["written"] or (name in names["filled"] and not isinstance(value, Tensor))
 
 
 def _names(code: CodeType) -> dict[str, set[str]]:
-    """Names outside it that a function, or one inside it, reads; and those that it writes, which are counters and the like."""
-    found = {"read": set(code.co_names) | set(code.co_freevars), "written": set[str]()}
+    """Names outside it that a function, or one inside it, reads; that it writes, as counters; and that it fills, as lists."""
+    found = {"read": set(code.co_names) | set(code.co_freevars), "written": set[str](), "filled": set[str]()}
     before = ""
     for step in get_instructions(code):
         outside = step.opname == "STORE_GLOBAL" or (step.opname == "STORE_DEREF" and step.argval in code.co_freevars)
         if outside:
             found["written"].add(str(step.argval))
         if step.opname in ("LOAD_METHOD", "LOAD_ATTR") and step.argval in _WRITES:
-            found["written"].add(before)
+            found["filled"].add(before)
         before = str(step.argval)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
