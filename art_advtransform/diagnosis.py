@@ -51,11 +51,13 @@ def settings_of(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
     """All that the verdicts hang on, networks and images by their sha256; ``about``: what else the record should say."""
     transform = case.defended.transform
     networks = {"f_a": case.defended.classifier, "f_b": None if transform is None else transform.model}
+    undefended = case.undefended
     numbers = ("seed", "nb_draws", "max_iter", "eot_samples", "nb_corners", "nb_queries")
     settings = {
         **about,
         "nb_images": len(case.x),
         "eps": case.threat.eps,
+        "clip_values": case.threat.clip_values,
         **{name: getattr(case, name) for name in numbers},
         "attack": getattr(case.attack, "__name__", type(case.attack).__name__),
         "attack_code": attack_code(),
@@ -64,6 +66,8 @@ def settings_of(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
         "images": tensors_sha256([case.x, case.y]),
         "found": None if case.found is None else tensors_sha256([case.found]),
         "found_by": case.made_by,
+        # of the positive controls, and of no evaluation
+        "undefended": None if undefended is None else network_identity(undefended),
         "sha256": {name: network_identity(net) for name, net in networks.items() if net is not None}
         | changed_model(case.defended),
     }

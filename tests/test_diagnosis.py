@@ -12,6 +12,7 @@ import pytest
 from art_advtransform import diagnosis
 from art_advtransform.diagnosis import DIAGNOSIS, keep, kept_verdicts, read_diagnosis, run_checks, settings_of
 from art_advtransform.diagnostics import CHECKS, Case, Verdict
+from art_advtransform.pretrained import load_pretrained
 from art_advtransform.shards import Shards
 from tests.cases import digits_case
 
@@ -27,7 +28,10 @@ def test_of_several_processes_one_writes(tmp_path: Path, monkeypatch: pytest.Mon
     assert keep(tmp_path, settings, {3: FINE}).exists()
 
 
-@pytest.mark.parametrize("change", ["checks_code", "attack_code", "found", "evaluation", "seed", "command"])
+@pytest.mark.parametrize(
+    "change",
+    ["checks_code", "attack_code", "found", "evaluation", "seed", "undefended", "clip_values", "command"],
+)
 def test_verdicts_of_other_settings_are_replaced(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case, about = digits_case(n=3), {"evaluation": "one", "command": "diagnose"}
     for number in (3, 2):
@@ -37,6 +41,10 @@ def test_verdicts_of_other_settings_are_replaced(change: str, tmp_path: Path, mo
         case = replace(case, found=case.x)
     elif change == "seed":
         case = replace(case, seed=1)
+    elif change == "undefended":
+        case = replace(case, undefended=load_pretrained("digits/adversarial"))
+    elif change == "clip_values":
+        case = replace(case, threat=replace(case.threat, clip_values=(0.0, 2.0)))
     elif change in about:
         about[change] = "another"
     else:
