@@ -87,6 +87,7 @@ class DefendedModel(nn.Module):
         self.eot_average: EotAverage = eot_average
         self.queries = Queries()
         self._frozen_seed: int | None = None
+        self.one_start = False
         self.training = classifier.training  # f_a's own layers keep the mode they are in
 
     @property
@@ -135,7 +136,8 @@ class DefendedModel(nn.Module):
     def frozen(self, seed: int) -> Iterator[DefendedModel]:
         """A context in which D is fixed: the same for every image and call, so that the map is deterministic.
 
-        With ``eot_samples`` > 1 the draws are D_1 .. D_S, all fixed. For attacks that assume a deterministic model.
+        With ``eot_samples`` > 1 the draws are D_1 .. D_S, all fixed, or with ``one_start`` all D_1: what is averaged then are
+        the draws of an f_a that draws for itself. For attacks that assume a deterministic model.
 
         Args:
             seed: which D; the same seed gives the same D for images of the same shape.
@@ -169,7 +171,7 @@ class DefendedModel(nn.Module):
             return repeated
         if start is None and self._frozen_seed is not None and self.transform.config.random_start:
             # one D per draw, the same for every image; repeat_interleave put an image's draws side by side
-            draws = self.eot_samples if draws is None else draws
+            draws = (1 if self.one_start else self.eot_samples) if draws is None else draws
             generator = torch.Generator().manual_seed(self._frozen_seed)
             fixed = torch.empty(draws, *repeated.shape[1:], dtype=repeated.dtype)
             start = random_start(fixed, self.transform.config.eps, generator).to(repeated.device)

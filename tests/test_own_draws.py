@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from art_advtransform.attacks.base import Target
 from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.config import TransformConfig
 from art_advtransform.counting import SCORING, SELECTION, predictions
@@ -96,6 +97,24 @@ def test_a_known_d_is_the_one_that_is_scored() -> None:
     with model.frozen(3):
         again = predictions(model, X, 12, 0, SCORING)
     assert float(again.float().std(1).mean()) > 0  # its own draws stay
+
+
+def test_of_a_known_d_its_own_draws_are_averaged() -> None:
+    model = behind_g()
+    target = Target(model, X, Y, THREAT, 0)
+    with model.frozen(3), torch.no_grad():
+        view = target.view(eot_samples=400)
+        assert view.eot_samples == 400
+        mean, other = view(X), target.view(eot_samples=400)(X)
+        # the one D that scores, not as many as there are draws
+        expected = DefendedModel(Noisy(0.0), model.transform).eval()
+        with expected.frozen(3):
+            assert float((mean - expected(X)).abs().max()) < 0.03 < float(model(X).sub(expected(X)).abs().max())
+        assert not torch.equal(mean, other)
+        # D is all that is drawn of another net: one draw is as good as many
+        quiet = Target(DefendedModel(Undeclared(0.0), model.transform), X, Y, THREAT, 0)
+        with quiet.defended.frozen(3):
+            assert quiet.view(eot_samples=400).eot_samples == 1
 
 
 class Undeclared(Noisy):

@@ -123,11 +123,14 @@ class Target:
         if hasattr(gradient, "generator"):  # rules that sample do it by the attack's seed
             gradient = copy.copy(gradient)
             gradient.generator = self.generator(1)
-        if self.defended.is_frozen:  # D is known: other draws have no say
-            eot_samples = 1
+        known = self.defended.is_frozen  # other draws of D have no say; those of an f_a that draws for itself do
         view = self.defended.view(
-            gradient=gradient, eot_samples=eot_samples, max_iter=max_iter, generator=keyed_generator(self.seed)
+            gradient=gradient,
+            eot_samples=1 if known and not self.defended.draws_itself else eot_samples,
+            max_iter=max_iter,
+            generator=keyed_generator(self.seed),
         )
+        view.one_start = known
         view.queries = self.queries
         return view.eval()
 
