@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 import logging
 import operator
+import random
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
+
+from art_advtransform.randomness import global_seed
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +79,26 @@ class _Tracer(fx.Tracer):
 
 
 def _traced(net: nn.Module) -> fx.GraphModule:
+    """The graph of ``net``.
+
+    Raises:
+        ValueError: for one that draws, of which tracing would keep a single draw.
+    """
     tracer = _Tracer()
-    return fx.GraphModule(net, tracer.trace(net))
+    with global_seed(0):
+        before = _global_state()
+        graph = tracer.trace(net)
+        if _global_state() != before:
+            raise ValueError("it draws from global state")
+    return fx.GraphModule(net, graph)
+
+
+def _global_state() -> tuple[bytes, str, str]:
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states += torch.cuda.get_rng_state_all()
+    drawn = b"".join(state.numpy().tobytes() for state in states)
+    return drawn, str(random.getstate()), str(np.random.get_state(legacy=False))
 
 
 def _layers_run_once(traced: fx.GraphModule) -> bool:

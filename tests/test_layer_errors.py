@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import re
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from art_advtransform.config import TransformConfig
 from art_advtransform.layer import LLPGDTransform
+from tests.models import global_state_untouched
 from tests.problems import conv_net, images, start_for
 
 
@@ -105,6 +109,25 @@ def test_an_f_b_that_draws_is_refused(random_start: bool) -> None:
     with pytest.raises(ValueError, match=re.escape("expected f_b to be a fixed map, got one that draws: g_D(x)")):
         LLPGDTransform(Drawing(0.1), config)(images(2))
     assert LLPGDTransform(Drawing(0.0), config)(images(2)).shape == (2, 3, 8, 8)
+
+
+@pytest.mark.parametrize("draw", [torch.randn, lambda n: torch.tensor(np.random.randn(n)), lambda n: random.random()])
+def test_an_f_b_that_draws_by_size_is_refused(draw: Callable[[int], Tensor | float]) -> None:
+    # what does not hang on the image is drawn while f_b is traced, once for all
+    class DrawingBySize(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = conv_net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.net(x)
+            return logits.add(0.1 * draw(1))
+
+    f_b = DrawingBySize()
+    with global_state_untouched():
+        g = LLPGDTransform(f_b, TransformConfig(max_iter=2))
+    with pytest.raises(ValueError, match=re.escape("expected f_b to be a fixed map, got one that draws: g_D(x)")):
+        g(images(2))
 
 
 def test_a_wrong_shape_after_a_right_one(g: LLPGDTransform) -> None:
