@@ -107,10 +107,9 @@ def images(n: int, size: int = 32) -> Tensor:
     return 0.2 + 0.6 * nn.functional.interpolate(coarse, scale_factor=4, mode="bicubic").clamp(0, 1)
 
 
-def write_csv(question: str, rows: Sequence[dict[str, Any]]) -> Path:
-    """``results/<question>-<device>-torch<version>.csv``."""
+def write_csv(question: str, rows: Sequence[dict[str, Any]], device: str = "cpu") -> Path:
+    """``results/<question>-<device>-torch<version>.csv``; ``device``: where it was measured, whatever else the machine has."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     path = RESULTS / f"{question}-{device}-torch{torch.__version__.split('+')[0]}.csv"
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")

@@ -1,9 +1,8 @@
 """How much memory and time does the unrolled gradient take, with and without checkpoints?
 
-Softsign and tanh through N steps of the Table 4 net, 64 images in one chunk. ``tensors``: the most that is alive at a time (on
-CUDA the allocator's peak, on a CPU from the profiler's record of every allocation). Without it: seconds, and the peak of the
-resident set above what it was before the gradient, which also has what malloc has not given back and the library's scratch
-memory; every case runs in a process of its own.
+Softsign and tanh through N steps of the Table 4 net, 64 images in one chunk. ``tensors``: the most that is alive at a time, from
+the profiler's record of every allocation. Without it: seconds, and the peak of the resident set above what it was before the
+gradient, which also has what malloc has not given back and the library's scratch memory; every case runs in a process of its own.
 
     python -m benchmarks.memory_unrolled [tensors]
 """
@@ -121,10 +120,6 @@ def _gradient(rule: str, steps: int, checkpoint: bool, x: Tensor, start: Tensor)
 
 def _tensor_bytes(call: Callable[[], Any]) -> int:
     """Most bytes of tensors that are alive at a time."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        call()
-        return torch.cuda.max_memory_allocated()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         call()
     assert recorded.profiler is not None

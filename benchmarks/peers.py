@@ -42,7 +42,7 @@ def by_name(net: nn.Module, batch_size: int) -> dict[str, Peer]:
 def art(net: nn.Module, batch_size: int) -> Peer:
     """ART's ProjectedGradientDescent (PyTorch)."""
     classifier = PyTorchClassifier(
-        net, loss=nn.CrossEntropyLoss(), input_shape=(3, 32, 32), nb_classes=10, clip_values=(0, 1)
+        net, loss=nn.CrossEntropyLoss(), input_shape=(3, 32, 32), nb_classes=10, clip_values=(0, 1), device_type="cpu"
     )
     attack = ProjectedGradientDescent(
         classifier,

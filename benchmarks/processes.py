@@ -50,6 +50,7 @@ def run(processes: int) -> float:
     if processes > 1:
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*start, "-m", "art_advtransform", "evaluate", "--images", str(IMAGES), "--model", "defended"]
+    command += ["--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads(processes))}
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()

@@ -19,6 +19,7 @@ from art_advtransform.datasets import load_dataset
 from art_advtransform.pretrained import read_card
 from art_advtransform.recipes import NETS
 from art_advtransform.train_nets import Options, train_nets
+from art_advtransform.training import start_accelerator
 from benchmarks.harness import print_table, progress, write_csv
 
 EVERY = (0, 1, 3, 10, 60)
@@ -42,7 +43,7 @@ def main() -> None:
             }
         )
     print_table(rows)
-    print(f"written to {write_csv('redraw_every', rows)}")
+    print(f"written to {write_csv('redraw_every', rows, start_accelerator().device.type)}")
 
 
 def run(every: int, seed: int) -> tuple[float, float]:

@@ -100,6 +100,7 @@ def art(f_a: nn.Module, transform: LLPGDTransform, x: Tensor, y: Tensor, draws: 
         input_shape=(3, 32, 32),
         nb_classes=10,
         clip_values=(0, 1),
+        device_type="cpu",
         preprocessing_defences=[EoT(draws, (0.0, 1.0))],
     )
     one_hot = np.eye(10, dtype=np.float32)[y.numpy()]

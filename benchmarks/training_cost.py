@@ -21,7 +21,7 @@ from art_advtransform.bank import TransformBank
 from art_advtransform.datasets import ImageSet
 from art_advtransform.losses import Loss, adversarial_loss, defended_loss, plain_loss
 from art_advtransform.randomness import global_seed, keyed_generator
-from art_advtransform.training import Recipe, fit
+from art_advtransform.training import Recipe, fit, start_accelerator
 from benchmarks.harness import images, interleaved, print_table, table4_net, write_csv
 
 # f_b by the widths of its four blocks; Table 4's is in the middle.
@@ -37,12 +37,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    rows = measure(arguments.width, arguments.images, arguments.rounds)
+    device = start_accelerator().device  # where `fit` trains
+    rows = measure(arguments.width, arguments.images, arguments.rounds, device)
     print_table(rows)
-    print(f"written to {write_csv(f'training_cost-width{arguments.width}', rows)}")
+    print(f"written to {write_csv(f'training_cost-width{arguments.width}', rows, device.type)}")
 
 
-def measure(width: int, n: int, rounds: int) -> list[dict[str, Any]]:
+def measure(width: int, n: int, rounds: int, device: torch.device) -> list[dict[str, Any]]:
     """Seconds per 1,000 images of every way to train, and the ratio to standard training."""
     data = ImageSet("random", images(n), torch.randint(10, (n,), generator=keyed_generator(0)), ())
     with global_seed(0):
@@ -54,8 +55,8 @@ def measure(width: int, n: int, rounds: int) -> list[dict[str, Any]]:
         "PGD-10 adversarial": epoch(f_a, data, adversarial_loss(ThreatModel(), max_iter=10)),
     }
     for name, f_b in f_bs.items():
-        steps[f"defence, {name}"] = epoch(f_a, data, defended_loss(LLPGDTransform(f_b)))
-    bank = TransformBank(LLPGDTransform(f_bs["f_b of Table 4"]), data.x, redraw_every=10**6)
+        steps[f"defence, {name}"] = epoch(f_a, data, defended_loss(LLPGDTransform(f_b, device=device)))
+    bank = TransformBank(LLPGDTransform(f_bs["f_b of Table 4"], device=device), data.x, redraw_every=10**6)
     bank(0)
     steps["on a bank that is there"] = lambda: fit(f_a, data, plain_loss, Recipe(1), images=bank)
     timings = interleaved(steps, rounds)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from art_advtransform import LLPGDTransform, frozen
+from art_advtransform import LLPGDTransform, folding
 from art_advtransform.frozen import FrozenModel
 from art_advtransform.randomness import keyed_generator
 from art_advtransform.transform import loss_gradient, random_start, target_class
@@ -76,13 +76,13 @@ def transforms(compiled: bool) -> dict[str, LLPGDTransform]:
 
 @contextmanager
 def without(function: str) -> Iterator[None]:
-    """``frozen`` with one of its rewritings switched off."""
-    original = getattr(frozen, function)
-    setattr(frozen, function, lambda traced: None)
+    """``folding`` with one of its rewritings switched off."""
+    original = getattr(folding, function)
+    setattr(folding, function, lambda traced: None)
     try:
         yield
     finally:
-        setattr(frozen, function, original)
+        setattr(folding, function, original)
 
 
 def bind(transform: LLPGDTransform, x: Tensor, start: Tensor) -> Callable[[], Any]:

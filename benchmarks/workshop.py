@@ -240,7 +240,7 @@ class Workshop:
         }
         told = [{**row, **{name: row.get(name, value) for name, value in about.items()}} for row in rows]
         print_table(told)
-        print(f"written to {write_csv(self.named(f'{question}-{self.name}'), told)}")
+        print(f"written to {write_csv(self.named(f'{question}-{self.name}'), told, self.device)}")
         return told
 
     def draw(self, question: str, rows: Sequence[dict[str, Any]], by: str, columns: Sequence[str]) -> None:
