@@ -6,6 +6,7 @@ ART differentiates the model as it is, so that the backward rule and EOT are tho
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,16 @@ def art_attack(
 
 def run_art(method: str, target: Target, model: DefendedModel, options: Mapping[str, Any]) -> Tensor:
     """The attack of ART named ``method`` on ``model``, under ``target``'s budget and seed."""
+    with current_device(target.x.device):
+        return _run_art(method, target, model, options)
+
+
+def current_device(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which "gpu" is ``device``: ART takes the current one, and moves the nets there."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _run_art(method: str, target: Target, model: DefendedModel, options: Mapping[str, Any]) -> Tensor:
     from art.attacks import evasion
     from art.estimators.classification import PyTorchClassifier
 
