@@ -99,6 +99,7 @@ def evaluate(
         True
     """
     threat = ThreatModel() if threat is None else threat
+    check_positive("budget", budget)
     attacks = preset_attacks(preset, budget)
     _check_names([attack.name for attack in attacks])
     nb_attack_draws = nb_draws if nb_attack_draws is None else nb_attack_draws
@@ -112,7 +113,6 @@ def evaluate(
     for name, value in counts.items():
         check_count(name, value)
     check_count("seed", seed, minimum=0)
-    check_positive("budget", budget)
     # numpy's integers are taken too, but records are JSON, which has none
     nb_draws, nb_selection_draws, nb_confirmation_draws, nb_attack_draws, chunk_size = map(int, counts.values())
     seed, budget = int(seed), float(budget)

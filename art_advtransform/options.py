@@ -55,11 +55,18 @@ def threat_of(dataset: str, eps: float | None) -> ThreatModel:
 
 
 def device_of(name: str | None) -> torch.device:
-    """That of ``name``, else a GPU if there is one: of several processes each has its own, where no number is given."""
+    """That of ``name``, else a GPU if there is one: of several processes each has its own, where no number is given.
+
+    Raises:
+        ValueError: for a device that this machine, or this torch, has not.
+    """
     import torch
 
     if name not in (None, "cuda") or not torch.cuda.is_available():
-        return torch.device(name or "cpu")
+        try:
+            return torch.empty(0, device=name or "cpu").device
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA asserts
+            raise ValueError(f"expected a device that is there, got {name!r}: {error}") from error
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 

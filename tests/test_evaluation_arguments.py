@@ -49,6 +49,11 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         "expected budget > 0, got -7",
     ),
+    "budget of attacks of one's own": (
+        {"preset": [fake_attack("a", darker)], "budget": 0.1},
+        ValueError,
+        r"expected budget 1 for attacks of your own, got 0\.1",
+    ),
     "two results": (
         {"model": DefendedModel(Twice(), None)},
         ValueError,

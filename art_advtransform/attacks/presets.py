@@ -96,6 +96,10 @@ def preset_attacks(preset: str | Sequence[Attack], budget: float = 1.0) -> list[
         if budget != 1.0 and preset != "strong":
             raise ValueError(f"expected budget 1 for preset {preset!r}, got {budget}: only strong can be scaled")
         return strong(budget) if budget != 1.0 else PRESETS[preset]()
+    if budget != 1.0:
+        raise ValueError(
+            f"expected budget 1 for attacks of your own, got {budget}: only the preset strong can be scaled"
+        )
     attacks = list(preset)
     for attack in attacks:
         if not isinstance(attack, Attack):
