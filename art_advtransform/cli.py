@@ -41,7 +41,7 @@ app = typer.Typer(
 def train(
     dataset: Dataset = "digits",
     preset: Annotated[
-        str, typer.Option(help="cpu (two cores, the bundled nets), paper (its section 5, for a GPU) or smoke.")
+        str, typer.Option(help="cpu (two cores, the bundled nets), paper (its own, for a GPU) or smoke.")
     ] = "cpu",
     net: Annotated[list[str] | None, typer.Option(help="Only this net (may be repeated); default: all.")] = None,
     redraw_every: Annotated[

@@ -252,7 +252,7 @@ def preset_nets(dataset: str, preset: str = "cpu") -> dict[str, Net]:
 
     Args:
         dataset: one of ``THREATS``.
-        preset: "cpu": what trains on two cores, and ships with the package; "paper": section 5 of the paper (ResNet18 of
+        preset: "cpu": what trains on two cores, and ships with the package; "paper": sections 4 and 5 of the paper (ResNet18 of
             width 64, 80 epochs, SGD 0.1, batch 128; for a GPU); "smoke": those of "cpu" for one epoch.
 
     Raises:

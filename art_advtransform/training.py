@@ -34,7 +34,7 @@ OnEpoch = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a net is optimised; the defaults are the paper's (section 5 there): SGD, constant learning rate.
+    """How a net is optimised; the defaults are the paper's (sections 4 and 5 there): SGD, constant learning rate.
 
     Attributes:
         nb_epochs: passes over the training set; 0 leaves the net as it was made.

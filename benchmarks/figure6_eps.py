@@ -2,7 +2,8 @@
 
     python -m benchmarks.figure6_eps [--scale digits | cpu | paper]
 
-For every eps an f_a is trained on its g. The paper finds eps = 0.2 best, and that draws beyond a few change little.
+For every eps an f_a is trained on its g. The paper finds eps = 0.2 best, and that there draws beyond a few change
+little, while at a small eps they help.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ PAPER: dict[str, tuple[float | str, float | str, float | str]] = {
     "10": (82.4, 62.3, 0.130),
     "15": (82.2, 63.1, 0.133),
     "20": (82.7, 62.9, 0.136),
-    ALIKE: ("-", "-", "-"),  # the paper does not say how long its own was trained
+    ALIKE: ("-", "-", "-"),  # the paper's own had 80 epochs, if its "all models" has f_b among them
     STANDARD: ("-", "-", "-"),
     ADVERSARIAL: (82.9, 80.5, 0.272),
 }

@@ -42,9 +42,9 @@ def _quick() -> list[Attack]:
 
 
 def _paper() -> list[Attack]:
-    """Section 4 of the paper in its order, and the attack that its code runs.
+    """Sections 3.3 and 4 of the paper, and the attack that its code runs.
 
-    BPDA-I has the paper's 500 draws; of the others, for which it gives none, the unrolled and the reparameterised have ten.
+    BPDA-I has 500 draws, which the paper takes wherever it averages over some; here the unrolled and the reparameterised have ten.
     """
     return [
         automatic_differentiation(20),
@@ -53,7 +53,7 @@ def _paper() -> list[Attack]:
         small_n_transfer(Tanh(projection="mask"), 3, 20, 10),
         replace(bpda_identity(20, 500), published=0.805),  # Table 1, f_b trained adversarially
         finite_differences(10, 64),
-        replace(reparameterized(20, 10), published=0.811),  # section 4.2
+        replace(reparameterized(20, 10), published=0.811),  # appendix A.2
         white_box_transfer(20),  # Fig. 6 alone, without numbers
         average_start(20, 50),
         # Table 2, as the next two; the worst in Table 3; its surrogates were trained on clean data
