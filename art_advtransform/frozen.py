@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any
@@ -100,6 +101,10 @@ class FrozenModel(nn.Module):
     def train(self, mode: bool = True) -> FrozenModel:
         """Stay in eval mode: hosts (torchattacks) put whole models back into train mode."""
         super().train(False)
+        return self
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> FrozenModel:
+        """Nothing: ART resets a model's layers by it, and puts its dropout into train mode."""
         return self
 
     @property

@@ -78,6 +78,15 @@ class AdversarialTransform(PreprocessorPyTorch):  # type: ignore[misc]
             self.model, config, gradient=self.gradient, batch_size=self.batch_size, generator=self.generator
         )
 
+    def set_params(self, **kwargs: Any) -> None:
+        """As ART's, but what is refused changes nothing."""
+        before = {name: getattr(self, name) for name in self.params}
+        try:
+            super().set_params(**kwargs)
+        except Exception:
+            self.__dict__.update(before)
+            raise
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy draws for itself, as that of :class:`~art_advtransform.layer.LLPGDTransform` does."""
         self.__dict__.update(state)
@@ -125,7 +134,8 @@ class EoTAdversarialTransform(AdversarialTransform):
     Rows are multiplied only where gradients are wanted, so that ``loss_gradient`` (of a loss that averages over its batch, as
     losses do by default; one that sums also sums over the draws) and ``class_gradient`` are means over the draws, while
     ``predict`` keeps the shape of its input (ART's own EoT classes multiply there too: ART issue 1267) and shows a single
-    draw. With a numpy preprocessor in the chain ART can't multiply rows: the gradient is a single draw's.
+    draw. With a numpy preprocessor in the chain ART can't multiply rows: the gradient is a single draw's. Attacks that compare
+    rows with and without gradients (FeatureAdversariesPyTorch) can't take it, as they can't ART's own EoT.
 
     Args:
         model: f_b.

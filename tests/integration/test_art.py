@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -15,7 +16,7 @@ from art.estimators.classification import BlackBoxClassifier
 from art.preprocessing.expectation_over_transformation import EoTGaussianNoisePyTorch
 from art.preprocessing.standardisation_mean_std.numpy import StandardisationMeanStd
 from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMeanStdPyTorch
-from torch import Tensor
+from torch import Tensor, nn
 
 from art_advtransform import AdversarialTransform, DefendedModel, LLPGDTransform
 from art_advtransform.backward import Draw, GradientEstimator
@@ -254,6 +255,26 @@ def test_set_params_refuses_bad_values(task: Problem, params: dict[str, Any]) ->
     with pytest.raises(ValueError, match=r"expected|unknown"):
         g.set_params(**params)
     assert g.transform.config == CONFIG, "the g in use is the old one"
+    g.set_params(max_iter=2)  # what was refused has left nothing behind
+    assert g.transform.config == replace(CONFIG, max_iter=2)
+
+
+@pytest.mark.parametrize("host", ["reset", "set_dropout", "clone_for_refitting"])
+def test_hosts_reset_f_a_and_leave_f_b_alone(task: Problem, host: str) -> None:
+    """ART resets what the layers of a whole model have learned, and switches their dropout on."""
+    f_b = nn.Sequential(nn.Dropout(0.5), copy.deepcopy(task.f_b))
+    g = LLPGDTransform(f_b, replace(CONFIG, random_start=False))
+    model = DefendedModel(copy.deepcopy(task.f_a), g)
+    classifier = art_classifier(model)
+    before, weights = g(task.x), [p.clone() for p in model.classifier.parameters()]
+    if host == "clone_for_refitting":
+        model = classifier.clone_for_refitting().model
+    else:
+        getattr(classifier, host)(*([True] if host == "set_dropout" else []))
+    assert isinstance(model.transform, LLPGDTransform)
+    assert torch.equal(model.transform(task.x), before)
+    if host != "set_dropout":
+        assert not all(torch.equal(*pair) for pair in zip(weights, model.classifier.parameters(), strict=True))
 
 
 def test_apply_predict_off_leaves_predictions_and_gradients_to_f_a(task: Problem) -> None:
