@@ -172,13 +172,15 @@ class LLPGDTransform(nn.Module):
         image = x[:1].to(device=self.model.device, dtype=self.model.dtype)
         try:
             with torch.no_grad():
-                logits, again = self.model(image), self.model(image)
+                logits, again = self.model(image.clone()), self.model(given := image.clone())
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             raise ValueError(f"{expected}: {error}") from error
         if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
             raise ValueError(f"{expected}: it must return logits (n, K) with K >= 2")
         if logits.dtype != self.model.dtype:
             raise ValueError(f"expected logits of f_b in {self.model.dtype}, got {logits.dtype}")
+        if not torch.equal(given, image):
+            raise ValueError("expected f_b to leave its images as they are, got one that writes into them")
         if not torch.allclose(logits, again, rtol=1e-3, atol=1e-5, equal_nan=True):
             raise ValueError("expected f_b to be a fixed map, got one that draws: g_D(x) would not be a function of D")
         self._accepted.add(x.shape[1:])

@@ -130,6 +130,23 @@ def test_an_f_b_that_draws_by_size_is_refused(draw: Callable[[int], Tensor | flo
         g(images(2))
 
 
+def test_an_f_b_that_writes_into_its_images_is_refused() -> None:
+    class Normalising(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = conv_net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.net(x.sub_(0.5).div_(0.25))
+            return logits
+
+    x = images(2)
+    before = x.clone()
+    with pytest.raises(ValueError, match="expected f_b to leave its images as they are, got one that writes into them"):
+        LLPGDTransform(Normalising(), TransformConfig(max_iter=2))(x)
+    assert torch.equal(x, before)
+
+
 def test_a_wrong_shape_after_a_right_one(g: LLPGDTransform) -> None:
     g(images(1))
     with pytest.raises(ValueError, match=re.escape("f_b does not take images of shape (3, 16, 16)")):
