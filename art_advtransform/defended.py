@@ -204,7 +204,7 @@ class DefendedModel(nn.Module):
         self.queries.backward += len(gradient)
 
     def _dtype(self) -> torch.dtype:
-        return next((p.dtype for p in self.classifier.parameters() if p.is_floating_point()), torch.float32)
+        return next((p.dtype for _, p in _parameters(self.classifier) if p.is_floating_point()), torch.float32)
 
 
 def _check_eot(eot_samples: int, eot_average: str) -> None:
@@ -227,9 +227,17 @@ def _with_constants(classifier: nn.Module, x: Tensor) -> Tensor:
     return logits
 
 
+def _parameters(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Its parameters by name; replicas of nn.DataParallel keep theirs as plain attributes."""
+    yield from net.named_parameters()
+    for prefix, module in net.named_modules():
+        for name, value in vars(module).get("_former_parameters", {}).items():
+            yield f"{prefix}.{name}".lstrip("."), value
+
+
 def _called_with_constants(classifier: nn.Module, x: Tensor) -> object:
     if not isinstance(classifier, (torch.jit.ScriptModule, nn.DataParallel)):
-        constants = {name: p.detach() for name, p in classifier.named_parameters()}
+        constants = {name: p.detach() for name, p in _parameters(classifier)}
         logits: object = torch.func.functional_call(classifier, constants, (x,))
         return logits
     # torch.func refuses these two

@@ -68,6 +68,35 @@ def test_data_parallel_f_a() -> None:
     assert all(p.grad is None and p.requires_grad for p in f_a.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_replica_of_a_defended_model(dtype: torch.dtype) -> None:
+    """nn.DataParallel's replicas have parameters of f_a only as attributes, from which gradients would reach the original."""
+    f_a = SmallVGG(3, 3, 8).to(dtype).eval()
+    model, x = DefendedModel(f_a, None).eval(), torch.rand(2, 3, 8, 8, requires_grad=True)
+    replica = copy.copy(model)
+    replica.__dict__["_modules"] = {"classifier": as_replica(f_a)}
+    logits = replica(x)
+    assert torch.equal(logits, model(x))
+    logits.sum().backward()
+    assert x.grad is not None
+    assert all(p.grad is None for p in f_a.parameters())
+
+
+def as_replica(module: nn.Module) -> nn.Module:
+    """What torch.nn.parallel.replicate makes, on the same device."""
+    replica = module._replicate_for_data_parallel()
+    replica._former_parameters = {}
+    for name, child in module.named_children():
+        replica._modules[name] = as_replica(child)
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            copied = parameter.view_as(parameter)
+            setattr(replica, name, copied)
+            replica._former_parameters[name] = copied
+    made: nn.Module = replica
+    return made
+
+
 def test_a_frozen_model_is_moved_only_as_a_copy() -> None:
     frozen = FrozenModel(SmallVGG(3, 3, 8))
     assert freeze(frozen) is frozen
