@@ -5,8 +5,8 @@ ART differentiates the model as it is, so that the backward rule and EOT are tho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ from art_advtransform.config import ThreatModel
 from art_advtransform.defended import DefendedModel
 from art_advtransform.gradients import FiniteDifference
 from art_advtransform.randomness import global_seed
+
+# What tries until it succeeds, without a bound.
+_ENDLESS = ("HopSkipJump",)
 
 
 def art_attack(
@@ -34,8 +37,8 @@ def art_attack(
     """Any untargeted attack of ``art.attacks.evasion``.
 
     What a class draws from a generator of its own depends on no seed, as with ART's HopSkipJump, whose search for a step need not
-    end, either, on a model that draws: give it ``View(frozen=True)``, or take
-    :func:`~art_advtransform.attacks.foolbox_attacks.hop_skip_jump`, which can be repeated.
+    end, either, on a model that draws: give it ``View(frozen=True)``, or a ``cost``, at twice of which any attack is stopped
+    and counts as failed; or take :func:`~art_advtransform.attacks.foolbox_attacks.hop_skip_jump`, which can be repeated.
 
     Args:
         name: of the entry.
@@ -56,9 +59,32 @@ def art_attack(
     view = View() if view is None else view
 
     def generate(target: Target, model: DefendedModel) -> Tensor:
-        return run_art(method, target, model, options)
+        if method in _ENDLESS and model.randomized and not cost:
+            raise ValueError(f"{method} need not end on a model that draws: give it View(frozen=True), or a cost")
+        with stopped_after(model, 2 * cost * len(target.x)):
+            return run_art(method, target, model, options)
 
     return Attack(name, generate, kind, view, "art", method, cost, continues)
+
+
+@contextmanager
+def stopped_after(model: DefendedModel, most: int) -> Iterator[None]:
+    """A context in which ``model`` refuses to be evaluated more often, image by image and draw by draw; 0: as often as asked.
+
+    Raises:
+        RuntimeError: from the model, then.
+    """
+    before = model.queries.forward
+
+    def check(*_: object) -> None:
+        if most and model.queries.forward - before >= most:
+            raise RuntimeError(f"stopped after {model.queries.forward - before} evaluations, twice what it should take")
+
+    handle = model.register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def run_art(method: str, target: Target, model: DefendedModel, options: Mapping[str, Any]) -> Tensor:

@@ -18,7 +18,10 @@ from art.attacks.evasion import (
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor
 
-from art_advtransform import DefendedModel, LLPGDTransform
+from art_advtransform import DefendedModel, LLPGDTransform, ThreatModel, evaluate
+from art_advtransform.attacks.art_attacks import art_attack
+from art_advtransform.attacks.base import View
+from art_advtransform.records import AttackResult
 from tests.integration.art_setup import art_classifier, as_tensor, defence, eot_defence, one_hot
 from tests.integration.nets import (
     CONFIG,
@@ -166,6 +169,24 @@ def test_hop_skip_jump_on_a_randomised_model_is_stopped_by_a_query_limit(task: P
     with query_limit(task.f_a, 20) as seen, pytest.raises(TooManyQueriesError):
         hop_skip_jump(classifier, max_iter=50).generate(task.x.numpy())
     assert len(seen) == 21
+
+
+def test_an_entry_of_hop_skip_jump_ends(task: Problem) -> None:
+    """Of its own accord, or stopped: what draws needs a frozen draw, or a cost at twice of which that is the end."""
+    options: dict[str, Any] = {"max_iter": 2, "init_eval": 10, "max_eval": 20, "init_size": 50, "norm": np.inf}
+    model = DefendedModel(task.f_a, LLPGDTransform(task.f_b, CONFIG)).eval()
+
+    def found(view: View | None, cost: int = 0) -> AttackResult:
+        entry = art_attack("HopSkipJump", "HopSkipJump", view, kind="black box", cost=cost, **options)
+        return evaluate(model, task.x, task.y, [entry], ThreatModel(EPS), nb_draws=10).attacks[0]
+
+    assert found(None).problem == "failed on 1 of 1 chunks of images: " + (
+        "ValueError: HopSkipJump need not end on a model that draws: give it View(frozen=True), or a cost"
+    )
+    stopped = found(None, cost=5)
+    assert "RuntimeError: stopped after" in stopped.problem
+    assert "evaluations, twice what it should take" in stopped.problem
+    assert found(None, cost=1000).problem == found(View(frozen=True)).problem == ""
 
 
 def test_hop_skip_jump_float64_images(task: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
