@@ -246,12 +246,14 @@ def caption(evaluations: Evaluations) -> str:
     )
     found = [attack for e in evaluations.values() for attack in e.attacks]
     # what they skip, and what they find nothing stronger for, counts as the attacks before left it
+    steered = [name for name, e in evaluations.items() if e.settings.get("transform") is not None]
+    dynamic = f"; dynamic, so that standard AutoAttack says little of it: {', '.join(steered)}" if steered else ""
     going_on = "; attacks of a stage: what they leave of the strongest before" if any(a.stage for a in found) else ""
     return (
         f"Accuracy in per cent over {s['nb_images']} images{parts_told(s)}, L-inf budget {s['threat']['eps']:.4g}, mean over "
         f"{draws_told(s, 'fresh draws of D')}; the worst case is chosen on {s['nb_selection_draws']} others"
         f"{confirmed}; seed {s['seed']}; vote: majority of the draws; any: right in each of "
-        f"{min(s['nb_draws'], DRAWS_FOR_ANY)} draws{fixed}{going_on}.{too_good(evaluations)}"
+        f"{min(s['nb_draws'], DRAWS_FOR_ANY)} draws{fixed}{dynamic}{going_on}.{too_good(evaluations)}"
     )
 
 

@@ -19,9 +19,10 @@ from art_advtransform.records import AttackResult, Evaluation
 from art_advtransform.report import frame, markdown, problems, rows, save_tables, terminal_table
 from tests.evaluations import by_hand, measured
 
+DYNAMIC = "; dynamic, so that standard AutoAttack says little of it: behind g."
 CAPTION = (
     "Accuracy in per cent over 40 images, L-inf budget 0.125, mean over 7 fresh draws of D; the worst case is chosen on 3 "
-    "others; seed 5; vote: majority of the draws; any: right in each of 7 draws."
+    f"others; seed 5; vote: majority of the draws; any: right in each of 7 draws{DYNAMIC}"
 )
 MARKDOWN = f"""\
 | attack | plain, mean [95 %] | behind g, mean [95 %] | behind g, vote | behind g, any |
@@ -106,7 +107,7 @@ def test_caption(nb_draws: int, shown: int) -> None:
     made = with_settings(nb_draws=nb_draws, nb_images=1000, seed=8, nb_selection_draws=20, threat={"eps": 8 / 255})
     assert markdown(made).splitlines()[-1] == (
         f"Accuracy in per cent over 1000 images, L-inf budget 0.03137, mean over {nb_draws} fresh draws of D; the worst "
-        f"case is chosen on 20 others; seed 8; vote: majority of the draws; any: right in each of {shown} draws."
+        f"case is chosen on 20 others; seed 8; vote: majority of the draws; any: right in each of {shown} draws{DYNAMIC}"
     )
 
 
@@ -114,10 +115,17 @@ def test_single_attacks_may_have_fewer_draws() -> None:
     told = markdown(with_settings(nb_draws=100, nb_attack_draws=8, nb_confirmation_draws=60)).splitlines()[-1]
     assert "mean over 100 fresh draws of D (single attacks: 8); the worst case" in told
     assert "is chosen on 3 others and confirmed on 60; seed 5" in told
-    assert told.endswith("any: right in each of 10 draws.")
+    assert told.endswith(f"any: right in each of 10 draws{DYNAMIC}")
     made = with_settings(fixed_draw=True, chunk_size=50)
     told = markdown({"known D": made["plain"]}).splitlines()[-1]
     assert told.endswith("; known D: one D for every 50 images, and intervals for these D.")
+
+
+def test_a_defence_that_optimises_is_called_dynamic() -> None:
+    made = with_settings(transform={"eps": 0.2})
+    assert markdown({"net": by_hand()["plain"]}).count("dynamic") == 0
+    told = markdown({"net": by_hand()["plain"], "defended": made["plain"]}).splitlines()[-1]
+    assert "; dynamic, so that standard AutoAttack says little of it: defended." in told
 
 
 def test_parts_are_told() -> None:
@@ -132,7 +140,7 @@ def test_a_defence_above_the_adversarial_net_is_taken_for_a_failed_attack() -> N
     made = by_hand()
     told = "In the worst case behind g stands above the adversarially trained net: take that for an attack that failed,"
     beside = {"adversarial": made["plain"], "behind g": made["behind g"]}
-    assert f" draws. {told} unless the checks of diagnose pass." in markdown(beside)
+    assert f" draws{DYNAMIC} {told} unless the checks of diagnose pass." in markdown(beside)
     two = markdown({**beside, "again": made["behind g"]})
     assert "behind g, again stand above the adversarially trained net" in two
     folders = {"adversarial (a)": replace(made["plain"], settings={**made["plain"].settings, "model": "adversarial"})}
