@@ -260,6 +260,10 @@ class _Step:
             x = x.to(device=accelerator.device).contiguous(memory_format=torch.channels_last)
             y = labels[batch][share].to(accelerator.device)
             total += self._step(x, y, draws, recipe.learning_rate_at(epoch + i / len(batches)))
+        if accelerator.num_processes > 1:
+            # since the last forward every process has the running statistics of its own images; a checkpoint has one's
+            for buffer in self.model.buffers():
+                buffer.copy_(broadcast(buffer))
         mean = float(accelerator.reduce(total.to(accelerator.device, torch.float32), "mean")) / len(batches)
         # the last step of all may break the weights after the last loss was finite
         broken = [name for name, value in self.model.state_dict().items() if not bool(value.isfinite().all())]
@@ -281,10 +285,6 @@ class _Step:
         """Leave nothing on the net: neither gradients nor what accelerate put around it; finish the logs."""
         self.optimizer.zero_grad()
         bare = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        if self.accelerator.num_processes > 1:
-            # since the last forward every process has the running statistics of its own images
-            for buffer in bare.buffers():
-                buffer.copy_(broadcast(buffer))
         if not self.has_own_forward:
             # accelerate puts the method back as an attribute, which a copy of the net would share with it
             vars(bare).pop("forward", None)

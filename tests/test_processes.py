@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 # Two processes note what they are given; each writes a file.
 SCRIPT = """
-import sys
+import shutil, sys
 import torch
 from safetensors.torch import save_file
 from accelerate import PartialState
@@ -43,6 +43,15 @@ losses = fit(spy, toy(), plain_loss, RECIPE, checkpoint=sys.argv[1] + "/net.safe
 found["seen"] = torch.cat(spy.seen)
 found["losses"] = torch.tensor(losses)
 found.update({f"weights.{name}": value for name, value in spy.net.state_dict().items()})
+
+# killed after two of four epochs, and gone on from there: examples are made by the statistics that a checkpoint has
+attacked, whole, again = adversarial_loss(ThreatModel(0.1), 2), toy_net(), toy_net()
+path, kept = (f"{sys.argv[1]}/{name}.safetensors" for name in ("whole", "killed"))
+fit(whole, toy(), attacked, RECIPE, checkpoint=path, on_epoch=lambda n, *_: shutil.copy(path, kept) if n == 2 else None)
+accelerator.wait_for_everyone()
+fit(again, toy(), attacked, RECIPE, checkpoint=kept)
+for name, net in (("whole", whole), ("again", again)):
+    found.update({f"{name}.{key}": value for key, value in net.state_dict().items()})
 
 for loss in (adversarial_loss(ThreatModel(0.1), 2), trades_loss(ThreatModel(0.1), 2)):
     fit(toy_net(), toy(), loss, RECIPE)
@@ -89,6 +98,14 @@ def test_the_processes_end_with_the_same_weights_and_loss(both: list[dict[str, A
         assert not torch.equal(both[0][name], initial[name.removeprefix("weights.")])
     assert torch.equal(both[0]["losses"], both[1]["losses"])
     assert both[0]["losses"][-1] < both[0]["losses"][0]
+
+
+def test_a_killed_training_of_two_processes_ends_with_the_same_weights(both: list[dict[str, Any]]) -> None:
+    names = [name.removeprefix("whole.") for name in both[0] if name.startswith("whole.")]
+    assert set(names) == set(toy_net().state_dict())
+    for name in names:
+        assert torch.equal(both[0][f"whole.{name}"], both[0][f"again.{name}"])
+        assert torch.equal(both[0][f"whole.{name}"], both[1][f"again.{name}"])
 
 
 def test_the_processes_share_the_bank(both: list[dict[str, Any]]) -> None:
