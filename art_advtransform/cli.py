@@ -68,7 +68,7 @@ def train(
     from art_advtransform.pretrained import read_card
     from art_advtransform.recipes import SMOKE_IMAGES
     from art_advtransform.shards import Shards
-    from art_advtransform.terminal import bar, bars, console
+    from art_advtransform.terminal import AGAIN, AGAIN_WITHOUT, bar, bars, console
     from art_advtransform.train_nets import Options, planned_nets, train_nets
 
     out = Path(f"runs/train-{dataset}") if out is None else out
@@ -85,7 +85,7 @@ def train(
     images = [load_dataset(dataset, split, data_root, download=download) for split in ("train", "test")]
     if preset == "smoke":
         images = [split.sample(SMOKE_IMAGES) for split in images]
-    with bars() as shown:
+    with bars(AGAIN if resume else AGAIN_WITHOUT) as shown:
         options = replace(options, progress=partial(bar, shown))
         folders = train_nets(dataset, images[0], images[1], out, net, options)
     if not Shards().is_main:
@@ -96,7 +96,9 @@ def train(
         if "test_error" in card:
             found = f"distance to g {card['test_error']:.4f} (training images: {card['train_error']:.4f})"
         else:
-            found = f"test accuracy {100 * card['test_accuracy']:.1f} %{attacked}"
+            found = f"test accuracy {100 * card['test_accuracy']:.1f} %{attacked}, {card['test_images']} test images"
+        if card["test_images"] != (test_images or len(images[1])):
+            found += " (it was finished before: --restart would train and measure it anew)"
         console.print(f"{name}: {found}, {card['draws']} draws, {folder}", soft_wrap=True)
 
 
@@ -145,7 +147,7 @@ def evaluate(
     from art_advtransform.attacks.presets import preset_attacks
     from art_advtransform.datasets import check_dataset, load_dataset
     from art_advtransform.evaluate_nets import Nets, evaluate_nets
-    from art_advtransform.terminal import bar, bars, command_line, show_attacks, show_evaluations
+    from art_advtransform.terminal import AGAIN, AGAIN_WITHOUT, bar, bars, command_line, show_attacks, show_evaluations
 
     # what is cheap to refuse comes before data sets that take a minute to decode
     check_dataset(dataset)
@@ -157,7 +159,7 @@ def evaluate(
     loaded = Nets.load(dataset if nets is None else str(nets), f_b, place)
     test = load_dataset(dataset, "test", data_root, download=download).sample(images, skip)
     out = Path(f"runs/evaluate-{dataset}") if out is None else out
-    with bars(aside=json_output) as shown:
+    with bars(AGAIN_WITHOUT if restart else AGAIN, aside=json_output) as shown:
         evaluations = evaluate_nets(
             loaded,
             test,

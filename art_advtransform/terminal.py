@@ -36,6 +36,10 @@ from art_advtransform.shards import Shards
 
 console = Console()
 
+# What an interrupted command says.
+AGAIN = "interrupted: the same command goes on where it was"
+AGAIN_WITHOUT = "interrupted: the same command without --restart goes on where it was"
+
 # Seconds that the remaining time is estimated from: an epoch may take minutes.
 _ESTIMATED_FROM = 1800.0
 # Seconds between two lines where bars can't be drawn, as in a log file.
@@ -43,9 +47,7 @@ _BETWEEN_LINES = 30.0
 
 
 @contextmanager
-def bars(
-    interrupted: str = "interrupted: the same command goes on where it was", *, aside: bool = False
-) -> Iterator[Progress]:
+def bars(interrupted: str = AGAIN, *, aside: bool = False) -> Iterator[Progress]:
     """Bars with elapsed and remaining time, ``aside`` on stderr; an interrupt says how to go on."""
     shown_on = Console(stderr=True) if aside else console
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -48,7 +49,8 @@ class Options:
         preset: see :func:`~art_advtransform.recipes.preset_nets`.
         nets: by name, f_b before what is trained on it: instead of the preset's.
         redraw_every: instead of the recipes', where g is trained on.
-        resume: go on from the checkpoints and keep what is finished; ``False`` begins anew.
+        resume: go on from the checkpoints and keep what is finished; ``False`` throws both away and begins anew, so that where that
+            is killed the same with ``True`` goes on.
         replace: train over finished nets that are others (of another recipe, precision, f_b or training set); ``False`` refuses
             to, before any work.
         mixed_precision, log_dir: as for :func:`~art_advtransform.training.fit`.
@@ -101,9 +103,23 @@ def train_nets(
     for folder in nets:
         if not options.replace and _has_card(folder) and not _made_of(folder, images, len(train)):
             raise ValueError(_refusal(folder, "trained on other images"))
+    if not options.resume:
+        _throw_away(nets)
     for folder, net in nets.items():
         _train_net(dataset, net, train, test, folder, options, images)
     return {folder.name: folder for folder in nets}
+
+
+def _throw_away(nets: Mapping[Path, Net]) -> None:
+    """Finished nets, without their cards, and checkpoints and banks, of whatever they were made from."""
+    accelerator = start_accelerator()
+    if accelerator.is_main_process:
+        for folder in nets:
+            (folder / "card.json").unlink(missing_ok=True)
+            for kind in ("checkpoint", "bank"):
+                for path in folder.parent.glob(f"{glob.escape(folder.name)}.*.{kind}.safetensors"):
+                    path.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
 
 
 def planned_nets(
@@ -163,12 +179,8 @@ def _train_net(
     checkpoint, kept = (
         folder.with_name(f"{folder.name}.{digest}.{kind}.safetensors") for kind in ("checkpoint", "bank")
     )
-    if options.resume and _finished(folder, made_from) and _made_of(folder, images, len(train)):
+    if _finished(folder, made_from) and _made_of(folder, images, len(train)):
         return
-    if not options.resume and accelerator.is_main_process:
-        for path in (checkpoint, kept):
-            path.unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
     progress = (lambda what, done, total: None) if options.progress is None else options.progress(folder.name)
     with global_seed(derived_seed(net.recipe.seed)):  # the initial weights
         model: nn.Module = NETWORKS[net.architecture](**net.arguments)

@@ -50,11 +50,15 @@ def test_train_one_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = run(*arguments)
     folder = tmp_path / "nets" / "surrogate"
     card = read_card(folder)
-    assert f"surrogate: test accuracy {100 * card['test_accuracy']:.1f} %, 1 draws, nets/surrogate" in output
+    told = f"surrogate: test accuracy {100 * card['test_accuracy']:.1f} %, 597 test images"
+    assert f"{told}, 1 draws, nets/surrogate" in output
     assert [path.name for path in (tmp_path / "nets").iterdir()] == ["surrogate"]
     before = files(folder)
     assert set(before) == {"card.json", "config.json", "model.safetensors"}
     run(*arguments)  # finished: kept
+    assert (files(folder), len(trained)) == (before, 1)
+    kept = " (it was finished before: --restart would train and measure it anew)"
+    assert told + kept in run(*arguments, "--test-images", "20")
     assert (files(folder), len(trained)) == (before, 1)
     run(*arguments, "--restart")
     assert len(trained) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from art_advtransform.datasets import ImageSet, digits
 from art_advtransform.pretrained import load_pretrained, read_card
 from art_advtransform.recipes import Net
 from art_advtransform.train_nets import Options, is_finished
+from art_advtransform.training import fit
 from tests.commands import files
 from tests.models import same_weights, tiny_nets
 
@@ -87,6 +89,39 @@ def test_other_training_images(tmp_path: Path, tiny: dict[str, Net]) -> None:
     (folder / "card.json").write_text(json.dumps(card))
     train(tmp_path, ["surrogate"], UNASKED, n=96)
     refused("trained on other images", tmp_path, ["surrogate"], n=64)
+
+
+def test_what_was_begun_anew_and_killed_goes_on(
+    tmp_path: Path, tiny: dict[str, Net], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["undefended", "surrogate"]
+    folders = train(tmp_path, names)
+    (tmp_path / "undefended-2").mkdir()
+    (tmp_path / "undefended-2.0.checkpoint.safetensors").touch()  # of another net
+    (tmp_path / "undefended.0.bank.safetensors").touch()
+    trained: list[tuple[str, int]] = []
+
+    def killed(*arguments: Any, **options: Any) -> list[float]:
+        def until(done: int, total: int, loss: float) -> None:
+            trained.append((options["checkpoint"].name.partition(".")[0], done))
+            if len(trained) == 1:
+                raise KeyboardInterrupt
+
+        return fit(*arguments, **{**options, "on_epoch": until})
+
+    monkeypatch.setattr(train_nets, "fit", killed)
+    recipe = replace(tiny["undefended"].recipe, nb_epochs=3)
+    nets = {**tiny, "undefended": replace(tiny["undefended"], recipe=recipe)}
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, names, Options(nets=nets, resume=False))
+    assert not any(is_finished("digits", nets[name], folder) for name, folder in folders.items())
+    # not even asked whether it may train over what was thrown away, and not from the beginning
+    train(tmp_path, names, replace(UNASKED, nets=nets))
+    assert trained[:3] == [("undefended", 1), ("undefended", 2), ("undefended", 3)]
+    assert {name for name, _ in trained[3:]} == {"surrogate"}
+    assert all(is_finished("digits", nets[name], folder) for name, folder in folders.items())
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*names, "undefended-2", "undefended-2.0.checkpoint.safetensors"}
 
 
 def test_a_killed_training_does_not_go_on_with_other_images(
