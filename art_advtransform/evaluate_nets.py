@@ -142,8 +142,11 @@ def evaluate_nets(
     """
     x, y = data.x.to(device), data.y.to(device)
     chosen = _chosen(nets.models(), models)
-    for model in chosen.values():
-        model(x[:1])  # of another data set: refused before any is attacked
+    for name, model in chosen.items():
+        try:
+            model(x[:1])  # of another data set: refused before any is attacked
+        except RuntimeError as error:
+            raise ValueError(f"{name} does not take images of shape {tuple(x.shape[1:])}: {error}") from error
     evaluations: dict[str, Evaluation] = {}
     for name, model in chosen.items():
         evaluations[name] = evaluate(

@@ -33,6 +33,7 @@ ERRORS = {
     "train --net surrogate --test-images 1000": "expected at most 597 images of digits, got 1000",
     "train --net f_c": "unknown net 'f_c'; known: f_b-adversarial, ",
     "evaluate --f-b nowhere": "no weights 'nowhere': neither a folder with card.json nor a bundled net",
+    "evaluate --nets cifar10 --images 3": r"undefended does not take images of shape \(1, 8, 8\): ",
     "evaluate --nets nowhere": "no weights 'nowhere/undefended'",
     "evaluate --dataset cifar10 --nets digits --data-root empty": "cifar10 not found: looked for .* in .*/empty; .*--download",
     "show --dataset cifar10 --f-b digits/f_b-adversarial --data-root empty": "cifar10 not found: .*/empty; ",
