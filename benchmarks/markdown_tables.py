@@ -175,7 +175,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("BPDA-I: PGD, EOT", "bpda_identity"),
         Column("worst", "worst", True),
         Column("paper, Tiny ImageNet: standard", "paper_standard"),
-        Column("BPDA", "paper_bpda"),
+        Column("BPDA", "paper_bpda_identity"),
         Column("worst", "paper_worst"),
     ),
     "figure8": (

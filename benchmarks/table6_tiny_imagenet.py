@@ -68,7 +68,7 @@ def main() -> None:
                 **with_interval("bpda_identity", found.attacks[1]),
                 **worst(found),
                 "paper_standard": paper[0],
-                "paper_bpda": 47.9 if defended else "-",
+                "paper_bpda_identity": 47.9 if defended else "-",
                 "paper_worst": paper[1],
                 "paper_attack": paper[2],
             }

@@ -12,7 +12,7 @@ from torch import Tensor
 from art_advtransform.attacks.base import from_function
 from art_advtransform.attacks.identity import network_identity
 from art_advtransform.config import TransformConfig
-from art_advtransform.counting import SCORING, predictions
+from art_advtransform.counting import SCORING, Interval, predictions
 from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.pretrained import load_pretrained, read_card
@@ -190,6 +190,22 @@ def test_examples_for_one_number_of_steps_meet_a_defence_of_another(
     assert found.low < found.value <= found.high
     clean = predictions(defence, shop.attacked.x, 10, 0, SCORING) == shop.attacked.y[:, None]
     assert float(clean.double().mean()) > found.value
+
+
+def test_examples_that_could_not_be_made_are_no_reason_to_lose_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
+    for name, value in {"STEPS": (1, 3, 5), "SOURCES": (3, 5), "PAPER_TABLE5": ()}.items():
+        monkeypatch.setattr(figure5_steps, name, value)
+    monkeypatch.setattr(Workshop, "card", lambda self, name: read_card("digits/f_a-defended"))
+    monkeypatch.setattr(figure5_steps, "transferred", lambda shop, source, *rest: Interval(0.5, 0.4, 0.6))
+    nets = dict.fromkeys(("f_b-adversarial", "f_a-N3", "f_a-N5"), load_pretrained("digits/f_b-adversarial"))
+    made = by_hand()["behind g"]
+    made.settings["chunk_size"] = 10
+    failed = replace(
+        made, attacks=[replace(made.attacks[0], problem="failed on 1 of 4 chunks of images"), *made.attacks[1:]]
+    )
+    rows = figure5_steps.table5(shop, nets, {3: failed, 5: made})
+    assert [(row["examples_of_N3"], row["examples_of_N5"]) for row in rows] == [("-", 50.0), ("-", 50.0)]
 
 
 def test_table_1_has_an_f_a_for_every_f_b() -> None:
