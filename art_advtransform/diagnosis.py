@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from art_advtransform.attacks.identity import network_identity
-from art_advtransform.diagnostics import CHECKS, Case, Verdict, checks_code, diagnose
+from art_advtransform.diagnostics import CHECKS, CRASHED, Case, Verdict, checks_code, diagnose
 from art_advtransform.diagnostics.paths import eot_pgd, margin_pgd
 from art_advtransform.plan import changed_model
 from art_advtransform.records import environment
@@ -106,7 +106,9 @@ def kept_verdicts(folder: Path, settings: Mapping[str, Any]) -> dict[int, Verdic
         if found is None or not same_settings(found["settings"], settings):
             return {}
         return {
-            int(n): Verdict(v["status"], v["reason"], v["figures"], v["curves"]) for n, v in found["verdicts"].items()
+            int(n): Verdict(v["status"], v["reason"], v["figures"], v["curves"])
+            for n, v in found["verdicts"].items()
+            if not v["reason"].startswith(CRASHED)
         }
     except (AttributeError, KeyError, TypeError, ValueError):
         return {}

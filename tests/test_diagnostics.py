@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from art_advtransform.attacks.climbing import margin
-from art_advtransform.backward import Draw, GradientEstimator
 from art_advtransform.config import ThreatModel
 from art_advtransform.defended import DefendedModel
-from art_advtransform.diagnosis import attack_told, keep, settings_of
-from art_advtransform.diagnostics import CHECKS, Case, diagnose
+from art_advtransform.diagnosis import attack_told, keep, kept_verdicts, settings_of
+from art_advtransform.diagnostics import CHECKS, Case, Verdict, diagnose
 from art_advtransform.diagnostics.paths import eot_pgd, margin_pgd
-from art_advtransform.gradients import GRADIENTS
-from art_advtransform.layer import LLPGDTransform
-from art_advtransform.pretrained import load_pretrained
 from tests.cases import FEW, digits_case, status, without_long_ones
-from tests.evaluations import Coin, drifting
 from tests.models import digits_target, global_state_untouched, undefended
 
 # ---- where all is well
@@ -42,7 +35,9 @@ def test_a_defended_net_passes(number: int) -> None:
 
 @pytest.mark.parametrize("number", HEALTHY_UNDEFENDED)
 def test_an_undefended_net_passes(number: int) -> None:
-    assert status(digits_case(undefended()), number) == "pass"
+    # in 20 steps the attack has not arrived where it is for the image that is left
+    more = {"max_iter": 40} if number == 7 else {}
+    assert status(digits_case(undefended(), **more), number) == "pass"
 
 
 def test_enough_effort_passes_and_too_few_images_tell_nothing() -> None:
@@ -101,143 +96,6 @@ def test_records_and_captions_name_the_attack() -> None:
     assert attack_told({"max_iter": 3, "eot_samples": 2}) == "PGD-3, EOT 2"  # of an older record
 
 
-# ---- models built to fail
-
-
-class Wrapped(nn.Module):
-    """The undefended digits net with something done to it."""
-
-    def __init__(self, change: Callable[[nn.Module, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.net, self.change = load_pretrained("digits/undefended"), change
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.change(self.net, x)
-
-
-def wrapped(change: Callable[[nn.Module, Tensor], Tensor]) -> DefendedModel:
-    return DefendedModel(Wrapped(change), None).eval()
-
-
-def of_its_batch(net: nn.Module, x: Tensor) -> Tensor:
-    logits: Tensor = net(x)
-    return logits + torch.linspace(0, 5, 10) * x.mean()
-
-
-def masked(net: nn.Module, x: Tensor) -> Tensor:
-    """Right, and without a gradient."""
-    logits: Tensor = net(x.detach())
-    return logits + 0 * x.sum()
-
-
-def noisy(net: nn.Module, x: Tensor) -> Tensor:
-    logits: Tensor = net(x)
-    return logits + torch.randn(logits.shape)
-
-
-def rippled(net: nn.Module, x: Tensor) -> Tensor:
-    logits: Tensor = net(x)
-    return logits + 8 * torch.sin(2000 * x.flatten(1)[:, :10])
-
-
-def probabilities(net: nn.Module, x: Tensor) -> Tensor:
-    shares: Tensor = net(x).softmax(1)
-    return shares
-
-
-FAIL_BY_MODEL = {
-    1: of_its_batch,
-    4: masked,
-    5: rippled,
-    9: masked,
-    10: masked,
-    14: masked,
-    15: masked,
-    17: masked,
-}
-
-
-@pytest.mark.parametrize("number", FAIL_BY_MODEL)
-def test_a_model_built_to_fail(number: int) -> None:
-    many = {"nb_queries": 300, "nb_corners": 2000}
-    assert status(digits_case(wrapped(FAIL_BY_MODEL[number]), **many), number) == "fail"
-
-
-@pytest.mark.parametrize("change", [noisy, probabilities])
-def test_what_autoattack_would_say_of_what_a_model_hides(change: Callable[[nn.Module, Tensor], Tensor]) -> None:
-    assert status(digits_case(wrapped(change)), 19) == "fail"
-
-
-def not_a_number(net: nn.Module, x: Tensor) -> Tensor:
-    logits: Tensor = net(x)
-    return logits * torch.nan
-
-
-def test_what_fails_on_nan_is_still_written(tmp_path: pathlib.Path) -> None:
-    case = digits_case(wrapped(not_a_number))
-    found = diagnose(case, [1, 7])
-    assert found[7].status == "fail"
-    record = json.loads(keep(tmp_path, settings_of(case, {}), found).read_text())
-    assert record["verdicts"]["7"]["figures"]["rise"] is None
-    assert status(digits_case(max_iter=1), 7) == "not applicable"
-
-
-class Jittery(nn.Module):
-    """Draws for itself, and says so."""
-
-    randomized = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = load_pretrained("digits/undefended")
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(x + 0.05 * torch.randn(x.shape))
-        return logits
-
-
-def test_a_net_that_draws_for_itself_is_no_fault() -> None:
-    case = digits_case(DefendedModel(Jittery(), None).eval())
-    found = []
-    for k in range(2):
-        torch.manual_seed(k)
-        with global_state_untouched():
-            found.append(diagnose(replace(case, _path=None), [1, 12])[1])
-    assert found[0] == found[1]
-    assert found[0].status == "not applicable"
-    assert found[0].reason.startswith("clean accuracy ")
-
-
-def test_gradients_of_a_coin_do_not_agree() -> None:
-    x = torch.rand(8, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    case = Case(drifting(Coin()), x, torch.arange(8) % 2, ThreatModel(0.1), **FEW)
-    found = diagnose(case, [5, 12])
-    assert [verdict.status for verdict in found.values()] == ["fail", "fail"]
-    assert [draws for draws, _ in found[12].curves["cosine against EOT draws"]] == [1, 2, 4, 8]
-    cosine = found[12].figures["cosine"]
-    assert cosine is not None
-    assert abs(cosine) < 0.5
-
-
-class Doubled(GradientEstimator):
-    def pullback(self, draw: Draw, v: Tensor) -> Tensor:
-        return 2 * v
-
-
-class Stretched(LLPGDTransform):
-    def forward(self, x: Tensor, start: Tensor | None = None) -> Tensor:
-        g: Tensor = super().forward(x, start)
-        return g + x
-
-
-def test_a_jacobian_that_is_not_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    f_b = load_pretrained("digits/f_b-adversarial")
-    stretched = DefendedModel(load_pretrained("digits/f_a-defended"), Stretched(f_b))
-    assert status(replace(digits_case(), defended=stretched), 3) == "fail"
-    monkeypatch.setitem(GRADIENTS, "identity", Doubled)
-    assert status(digits_case(), 3) == "fail"
-
-
 # ---- what does not apply
 
 
@@ -265,6 +123,21 @@ def test_all_nineteen_are_there_in_order() -> None:
     assert [(done, total) for _, done, total in news] == [(0, 2), (1, 2), (2, 2)]
     with pytest.raises(ValueError, match="unknown check 20; known: 1, 2, 3"):
         diagnose(digits_case(n=3), [1, 20])
+
+
+def test_a_check_that_ends_in_an_error_fails_and_is_asked_for_again(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(case: Case) -> Verdict:
+        raise RuntimeError("no memory is left")
+
+    case, settings = digits_case(n=3), settings_of(digits_case(n=3), {})
+    monkeypatch.setitem(CHECKS, 3, ("broken", broken))
+    found = diagnose(case, [2, 3, 12])
+    assert list(found) == [2, 3, 12]
+    assert (found[3].status, found[3].reason) == ("fail", "could not be run: RuntimeError: no memory is left")
+    keep(tmp_path, settings, found)
+    assert sorted(kept_verdicts(tmp_path, settings)) == [2, 12]
 
 
 def test_checks_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:

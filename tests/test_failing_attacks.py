@@ -74,6 +74,16 @@ def blind_to_known_draws(target: Target, max_iter: int, eot_samples: int) -> pat
     return (lazy if target.defended.is_frozen else eot_pgd)(target, max_iter, eot_samples)
 
 
+def blind_to_most_known_draws(target: Target, max_iter: int, eot_samples: int) -> paths.Path:
+    """That it fails now and then is no noise."""
+    known = target.defended._frozen_seed
+    return (lazy if known in (1, 2) else eot_pgd)(target, max_iter, eot_samples)
+
+
+def worse_with_more_steps(target: Target, max_iter: int, eot_samples: int) -> paths.Path:
+    return (lazy if max_iter > FEW["max_iter"] else eot_pgd)(target, max_iter, eot_samples)
+
+
 FAIL_BY_ATTACK = [
     (2, outside),
     (2, with_nan),
@@ -85,7 +95,9 @@ FAIL_BY_ATTACK = [
     (11, lazy),
     (11, worse_with_effort),
     (11, better_with_steps),
+    (11, worse_with_more_steps),
     (13, blind_to_known_draws),
+    (13, blind_to_most_known_draws),
     (14, lazy),
     (15, lazy),
     (16, lazy),
@@ -120,7 +132,7 @@ def test_a_gain_of_more_than_a_point_that_may_be_noise_is_no_proof_of_enough_eff
     case = replace(digits_case(undefended(), attack=one_image_more_with_steps), threat=wide)
     found = diagnose(case, [11])[11]
     assert found.status == "not applicable"
-    assert "gains up to 8.3 points say nothing, so that these images are too few to tell" in found.reason
+    assert "changes up to 8.3 points say nothing, so that these images are too few to tell" in found.reason
     assert found.figures["base"] == pytest.approx(1 / 12)
     assert found.figures["twice the steps"] == 0
     assert status(replace(case, attack=eot_pgd, _path=None), 11) == "pass"
@@ -158,6 +170,34 @@ def test_what_each_fault_fakes_is_told(fault: str, monkeypatch: pytest.MonkeyPat
     assert found.status == "fail"
     assert (found.figures[f"only {fault}"], found.figures["mended"]) == pytest.approx((0.1, 0.6))
     assert f"only {fault} 10.0" in found.reason
+
+
+def with_losses(case: Case, left: int, of_left: Tensor, of_won: float) -> Case:
+    """The attack leaves the first ``left`` images, whose losses are given step by step."""
+    n, steps = len(case.x), len(of_left)
+    losses = torch.full((steps, n), of_won)
+    losses[:, :left] = of_left[:, None]
+    x_adv = case.x.clone()
+    x_adv[left:] = eot_pgd(case.target(0), case.max_iter, 1).x_adv[left:]
+
+    def attack(target: Target, max_iter: int, eot_samples: int) -> paths.Path:
+        return paths.Path([x_adv] * (steps + 1), losses, x_adv, torch.zeros(n, dtype=torch.bool))
+
+    return replace(case, attack=attack, _path=None)
+
+
+def test_images_that_are_won_do_not_hide_that_the_loss_of_others_still_rises() -> None:
+    case = digits_case(undefended())
+    won = case.shares(eot_pgd(case.target(0), case.max_iter, 1).x_adv) < 0.5
+    case = replace(case, x=case.x[won], y=case.y[won])
+    rising, noise = torch.linspace(0.05, 0.65, 20), 0.01 * torch.randn(20, generator=torch.Generator().manual_seed(0))
+    found = diagnose(with_losses(case, 2, rising, 30.0), [7])[7]
+    assert found.status == "fail"
+    assert "the loss of the 2 images that are left rises by" in found.reason
+    # a margin near zero moves by many times its size
+    for flat in (rising.clamp(max=0.4), noise, noise + 5):
+        assert status(with_losses(case, 2, flat, 30.0), 7) == "pass"
+    assert status(with_losses(case, 0, rising, 30.0), 7) == "pass"
 
 
 # ---- what an evaluation found

@@ -6,6 +6,7 @@ To add one, decorate a function with :func:`~art_advtransform.diagnostics.case.c
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
@@ -18,11 +19,16 @@ from art_advtransform.diagnostics import (  # noqa: F401 - they register their c
     gradients,
     transformation,
 )
-from art_advtransform.diagnostics.case import CHECK, CHECKS, Case, Verdict
+from art_advtransform.diagnostics.case import CHECK, CHECKS, Case, Check, Verdict
 from art_advtransform.evaluation import left_as_found
 from art_advtransform.randomness import derived_seed, global_seed
 
-__all__ = ["CHECKS", "Case", "Verdict", "checks_code", "diagnose"]
+__all__ = ["CHECKS", "CRASHED", "Case", "Verdict", "checks_code", "diagnose"]
+
+logger = logging.getLogger(__name__)
+
+# How the reason of a verdict begins that is no more than an error: it is asked for again.
+CRASHED = "could not be run: "
 
 
 @cache
@@ -30,6 +36,14 @@ def checks_code() -> str:
     """sha256 of the sources of the checks and of the attack that they are about: verdicts of others are not added to."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+
+
+def _verdict(function: Check, case: Case) -> Verdict:
+    try:
+        return function(case)
+    except Exception as error:  # the others still say something
+        logger.warning("a check could not be run", exc_info=error)
+        return Verdict("fail", f"{CRASHED}{type(error).__name__}: {error}")
 
 
 def diagnose(
@@ -47,7 +61,7 @@ def diagnose(
         on_verdict: called with every number and its verdict as soon as it is there.
 
     Returns:
-        A verdict for every number.
+        A verdict for every number; of a check that ended in an error, "fail", and which.
 
     Raises:
         ValueError: if a number is unknown.
@@ -76,7 +90,7 @@ def diagnose(
             if progress is not None:
                 progress(f"{number}. {name}", done, len(wanted))
             with global_seed(derived_seed(case.seed, CHECK, number)):  # nets and toolkits may draw from global state
-                found[number] = function(case)
+                found[number] = _verdict(function, case)
             if on_verdict is not None:
                 on_verdict(number, found[number])
         if progress is not None:

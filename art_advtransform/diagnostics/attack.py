@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -38,17 +39,26 @@ def silent_success(case: Case) -> Verdict:
 
 @check(7, "the attack has converged")
 def convergence(case: Case) -> Verdict:
-    """The loss no longer rises over the last fifth of the steps (Pintor et al. 2021, indicator 4)."""
-    by_step = case.path.losses.mean(1)
-    if len(by_step) < 3:
-        return not_applicable(f"{len(by_step)} steps have no last fifth")
+    """The loss of what is left no longer rises over the last fifth of the steps (Pintor et al. 2021, indicator 4).
+
+    Images that are won have a loss that drowns the others'. By more than a share of all that it moved, and than its noise.
+    """
+    if len(case.path.losses) < 3:
+        return not_applicable(f"{len(case.path.losses)} steps have no last fifth")
+    left = (case.shares(case.x_adv) >= 0.5).to(case.path.losses.device)
+    by_step = case.path.losses[:, left if left.any() else torch.ones_like(left)].mean(1)
     part = max(len(by_step) // 10, 1)
     before, last = by_step[-2 * part : -part], by_step[-part:]
-    rise = float((last.mean() - before.mean()) / before.mean().abs().clamp_min(1e-12))
+    span = (by_step.max() - by_step.min()).clamp_min(1e-12)
+    rise = float((last.mean() - before.mean()) / span)
+    noise = 0.0 if part == 1 else 2 * float(((before.var() + last.var()) / part).sqrt() / span)
     curve = [(float(t), finite(float(loss))) for t, loss in enumerate(by_step)]
+    told = (
+        f"the loss of the {int(left.sum())} images that are left" if left.any() else "no image is left; the loss of all"
+    )
     result = verdict(
-        rise <= _RISING,
-        f"over the last {part} of {len(by_step)} steps the loss rises by {100 * rise:.1f} % of itself",
+        rise <= max(_RISING, noise) or (not bool(left.any()) and math.isfinite(rise)),
+        f"over the last {part} of {len(by_step)} steps {told} rises by {100 * rise:.1f} % of what it moved in all",
         rise=rise,
     )
     return Verdict(result.status, result.reason, result.figures, {"loss against steps of the attack": curve})
@@ -67,9 +77,12 @@ def own_model(case: Case) -> Verdict:
 
 @check(9, "an unbounded budget reaches every image")
 def unbounded(case: Case) -> Verdict:
-    """Accuracy under the same attack with the whole range as the budget (indicator 6)."""
+    """Accuracy under the same attack with the whole range as the budget (indicator 6).
+
+    From the image itself: a random start is noise there, which of many classes has the right one as good as never.
+    """
     low, high = case.threat.clip_values
-    accuracy = case.accuracy(case.attacked(9, threat=replace(case.threat, eps=high - low)))
+    accuracy = case.accuracy(case.attacked(9, threat=replace(case.threat, eps=high - low), best=case.x.clone()))
     return verdict(
         accuracy <= _UNBOUNDED,
         f"with a budget of {high - low:g} accuracy falls to {100 * accuracy:.1f} %",
@@ -101,9 +114,10 @@ def budget_sweep(case: Case) -> Verdict:
 
 @check(11, "more effort changes little, less changes much")
 def effort(case: Case) -> Verdict:
-    """One step does less than many; twice the steps, the draws or the starts gain less than a point.
+    """One step does less than many; twice the steps, the draws or the starts change less than a point.
 
-    A gain of more than a point that the noise of few images and draws could be is no proof of either.
+    A change of more than a point that the noise of few images and draws could be is no proof of either; one for the worse says
+    that the attack fails at some settings.
     """
     usual = case.rights(case.x_adv)
     rights = {
@@ -114,7 +128,9 @@ def effort(case: Case) -> Verdict:
     }
     base, accuracies = float(usual.mean()), {name: float(right.mean()) for name, right in rights.items()}
     # image by image, and with room for rounding: a gain of one image is as much as it is allowed to be
-    gains = {name: float((usual - right).mean()) - _ROUNDING for name, right in rights.items() if name != "one step"}
+    gains = {
+        name: abs(float((usual - right).mean())) - _ROUNDING for name, right in rights.items() if name != "one step"
+    }
     # where nothing is drawn, an image more or less says nothing
     least = _POINT if case.defended.randomized else max(_POINT, 1 / len(case.x))
     tolerances = {name: max(least, case.noise(usual, right)) for name, right in rights.items()}
@@ -122,7 +138,7 @@ def effort(case: Case) -> Verdict:
     less = accuracies["one step"] > base + tolerances["one step"] or base <= tolerances["one step"]
     ok = less and all(gain <= tolerances[name] for name, gain in gains.items())
     told = ", ".join(f"{name} {100 * accuracy:.1f} %" for name, accuracy in accuracies.items())
-    tolerated = f"gains up to {100 * max(tolerances[name] for name in gains):.1f} points say nothing"
+    tolerated = f"changes up to {100 * max(tolerances[name] for name in gains):.1f} points say nothing"
     result = verdict(ok, f"accuracy {100 * base:.1f} %; with {told}; {tolerated}", base=base, **accuracies)
     if ok and max(gains.values()) > _POINT:
         result = replace(

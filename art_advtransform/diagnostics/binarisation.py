@@ -31,7 +31,7 @@ def binarisation(case: Case) -> Verdict:
     """Share of the images whose planted example the attack finds, under one D each that it knows; random search beside it shows
     that it was hard.
     """
-    if _last_linear(case.defended.classifier) is None:
+    if not _ends_in_linear(case):
         return not_applicable("f_a does not end in a linear layer")
     found, by_chance = [], []
     for i in range(min(_IMAGES, len(case.x))):
@@ -109,6 +109,21 @@ def _features(case: Case, x: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.
         handle.remove()
     features: np.ndarray[tuple[int, int], np.dtype[np.float64]] = torch.cat(seen).double().cpu().numpy()
     return features
+
+
+def _ends_in_linear(case: Case) -> bool:
+    """Whether the last linear layer's output is f_a's."""
+    classifier, name = case.defended.classifier, _last_linear(case.defended.classifier)
+    if name is None:
+        return False
+    found: list[Tensor] = []
+    handle = classifier.get_submodule(name).register_forward_hook(lambda _, args, output: found.append(output))
+    try:
+        with torch.no_grad():
+            logits = case.target(17).bare()(case.x[:1])
+    finally:
+        handle.remove()
+    return bool(found) and found[-1].shape == logits.shape and torch.allclose(found[-1], logits)
 
 
 def _last_linear(classifier: nn.Module) -> str | None:

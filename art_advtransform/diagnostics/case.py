@@ -115,8 +115,9 @@ class Case:
         )
 
     def attacked(self, *key: int, model: DefendedModel | None = None, **options: Any) -> Tensor:
-        """Images that the attack in question makes, projected; ``options``: threat, max_iter, eot_samples."""
+        """Images that the attack in question makes, projected; ``options``: threat, max_iter, eot_samples, best (its start)."""
         target = self.target(*key, model=model, threat=options.get("threat"))
+        target.best = options.get("best")
         max_iter, eot_samples = options.get("max_iter", self.max_iter), options.get("eot_samples", self.eot_samples)
         return target.project(self.attack(target, max_iter, eot_samples).x_adv)
 

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from art_advtransform.attacks.base import Target
 from art_advtransform.attacks.climbing import Keeper, climb, margin
 from art_advtransform.defended import DefendedModel
-from art_advtransform.transform import random_start
 
 
 @dataclass(frozen=True)
@@ -37,19 +36,17 @@ PathAttack = Callable[[Target, int, int], Path]
 
 
 def eot_pgd(target: Target, max_iter: int, eot_samples: int) -> Path:
-    """PGD along BPDA-I gradients with EOT, steps of max(2.5 eps / max_iter, eps / 10) from a random start."""
+    """PGD along BPDA-I gradients with EOT, steps of max(2.5 eps / max_iter, eps / 10), from where the target says."""
     view, threat = target.view(eot_samples=eot_samples), target.threat
     eps_step = max(2.5 * threat.eps / max_iter, threat.eps / 10)
-    x_adv = target.project(target.x + random_start(target.x.cpu(), threat.eps, target.generator(2)).to(target.x))
+    x_adv = target.start()
     iterates, losses = [x_adv], []
     for _ in range(max_iter):
         loss, gradient = loss_and_gradient(view, x_adv, target.y)
         x_adv = target.project(x_adv + eps_step * gradient.sign())
         iterates.append(x_adv)
         losses.append(loss)
-    with torch.no_grad():
-        fooled = view(x_adv).argmax(1) != target.y
-    return Path(iterates, torch.stack(losses), x_adv, fooled)
+    return Path(iterates, torch.stack(losses), x_adv, wrong_there(view, x_adv, target.y))
 
 
 def margin_pgd(target: Target, max_iter: int, eot_samples: int) -> Path:
@@ -63,14 +60,12 @@ def margin_pgd(target: Target, max_iter: int, eot_samples: int) -> Path:
         loss = (
             margin(model(leaf.repeat_interleave(draws, 0)), target.y.repeat_interleave(draws)).view(-1, draws).mean(1)
         )
-        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
         iterates.append(x_adv)
         losses.append(loss.detach())
-        return gradient
+        return gradient_or_zero(loss, leaf)
 
     last = climb(keeper, keeper.best, direction, max_iter, momenta=(0.0, 0.9))
-    with torch.no_grad():
-        fooled = target.view(eot_samples=eot_samples)(keeper.best).argmax(1) != target.y
+    fooled = wrong_there(target.view(eot_samples=eot_samples), keeper.best, target.y)
     return Path([*iterates, last], torch.stack(losses), keeper.best, fooled)
 
 
@@ -93,8 +88,21 @@ def loss_and_gradient(model: DefendedModel, x: Tensor, y: Tensor) -> tuple[Tenso
     """Cross-entropy of every image (n,), and its gradient, shape of ``x``."""
     x = x.detach().requires_grad_()
     loss = F.cross_entropy(model(x), y, reduction="none")
-    (gradient,) = torch.autograd.grad(loss.sum(), x)
-    return loss.detach(), gradient
+    return loss.detach(), gradient_or_zero(loss, x)
+
+
+def gradient_or_zero(loss: Tensor, x: Tensor) -> Tensor:
+    """The gradient of the sum, shape of ``x``; zero where none comes back, which is for check 4 to say."""
+    if not loss.requires_grad:
+        return torch.zeros_like(x)
+    (gradient,) = torch.autograd.grad(loss.sum(), x, allow_unused=True)
+    return torch.zeros_like(x) if gradient is None else gradient
+
+
+def wrong_there(model: DefendedModel, x: Tensor, y: Tensor) -> Tensor:
+    """Which images what is differentiated gets wrong, (n,): with gradients on, as the attack sees it."""
+    logits: Tensor = model(x.detach().requires_grad_())
+    return logits.detach().argmax(1) != y
 
 
 def losses(model: DefendedModel, x: Tensor, y: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ import logging
 import torch
 
 from art_advtransform.counting import SCORING, predictions
+from art_advtransform.defended import DefendedModel
 from art_advtransform.diagnostics.case import Case, Verdict, check, not_applicable, verdict
 from art_advtransform.diagnostics.paths import loss_and_gradient
-from art_advtransform.randomness import keyed_generator
+from art_advtransform.randomness import global_seed, keyed_generator
 from art_advtransform.transform import random_start
 
 # Rounding of logits between batches of different size; a dependence on the batch is far above it.
@@ -69,7 +70,7 @@ def budgets(case: Case) -> Verdict:
 
 @check(3, "for a fixed D the Jacobian of g is the identity")
 def identity(case: Case, h: float = 1e-7) -> Verdict:
-    """Finite differences of g_D in float64 along a random direction, and AD's gradient beside that of BPDA-I."""
+    """Finite differences of g_D in float64 along a random direction, and AD's gradient, that of BPDA-I, and f_a's at g_D(x)."""
     if case.defended.transform is None:
         return not_applicable("there is no transform")
     model = copy.deepcopy(case.defended).double().eval()
@@ -85,15 +86,21 @@ def identity(case: Case, h: float = 1e-7) -> Verdict:
     gradients = []
     for rule in ("autodiff", "identity"):
         view = model.view(gradient=rule)
-        with view.frozen(case.seed):
+        with view.frozen(case.seed), global_seed(case.seed):  # f_a may draw for itself
             gradients.append(loss_and_gradient(view, x, case.y[:8])[1])
-    apart = float((gradients[0] - gradients[1]).abs().max() / gradients[1].abs().max().clamp_min(1e-300))
+    with model.frozen(case.seed), torch.no_grad():
+        z = model.transformed(x)
+    with global_seed(case.seed):  # by torch alone
+        gradients.append(loss_and_gradient(DefendedModel(model.classifier, None).eval(), z, case.y[:8])[1])
+    size = gradients[2].abs().max().clamp_min(1e-300)
+    apart, from_f_a = (float((gradients[1] - other).abs().max() / size) for other in gradients[::2])
     return verdict(
-        share < 0.01 and apart < 1e-6,
+        share < 0.01 and max(apart, from_f_a) < 1e-6,
         f"{100 * share:.2f} % of the pixels of g_D(x + h e) - g_D(x), h = {h:g}, are not h e; AD's gradient is "
-        f"{apart:.1e} of its size from BPDA-I's",
+        f"{apart:.1e} of its size from BPDA-I's, that of f_a at g_D(x) {from_f_a:.1e}",
         share=share,
         apart=apart,
+        from_f_a=from_f_a,
     )
 
 
