@@ -62,12 +62,17 @@ def device_of(name: str | None) -> torch.device:
     """
     import torch
 
-    if name not in (None, "cuda") or not torch.cuda.is_available():
-        try:
-            return torch.empty(0, device=name or "cpu").device
-        except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA asserts
-            raise ValueError(f"expected a device that is there, got {name!r}: {error}") from error
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    if name in (None, "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    try:
+        device = torch.device(name or "cpu")
+        if device.type != "cuda":
+            return torch.empty(0, device=device).device
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"expected a device that is there, got {name!r}: {error}") from error
+    if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"expected a device that is there, got {name!r}: there are {torch.cuda.device_count()} GPUs")
+    return device
 
 
 def counted_by(preset: str, draws: int | None, attack_draws: int | None, selection_draws: int | None) -> dict[str, int]:
