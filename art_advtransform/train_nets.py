@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
@@ -104,21 +103,18 @@ def train_nets(
         if not options.replace and _has_card(folder) and not _made_of(folder, images, len(train)):
             raise ValueError(_refusal(folder, "trained on other images"))
     if not options.resume:
-        _throw_away(nets)
+        _throw_away(nets, options.mixed_precision)
     for folder, net in nets.items():
         _train_net(dataset, net, train, test, folder, options, images)
     return {folder.name: folder for folder in nets}
 
 
-def _throw_away(nets: Mapping[Path, Net]) -> None:
-    """Finished nets, without their cards, and checkpoints and banks, of whatever they were made from."""
-    accelerator = start_accelerator()
+def _throw_away(nets: Mapping[Path, Net], precision: Precision) -> None:
+    """Finished nets, which without their cards are none; checkpoints go when it is known what theirs is called."""
+    accelerator = start_accelerator(precision)  # the one that the training gets
     if accelerator.is_main_process:
         for folder in nets:
             (folder / "card.json").unlink(missing_ok=True)
-            for kind in ("checkpoint", "bank"):
-                for path in folder.parent.glob(f"{glob.escape(folder.name)}.*.{kind}.safetensors"):
-                    path.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
 
 
@@ -181,6 +177,10 @@ def _train_net(
     )
     if _finished(folder, made_from) and _made_of(folder, images, len(train)):
         return
+    if not options.resume and accelerator.is_main_process:
+        for path in (checkpoint, kept):
+            path.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
     progress = (lambda what, done, total: None) if options.progress is None else options.progress(folder.name)
     with global_seed(derived_seed(net.recipe.seed)):  # the initial weights
         model: nn.Module = NETWORKS[net.architecture](**net.arguments)
