@@ -56,7 +56,7 @@ def test_another_recipe(tmp_path: Path, tiny: dict[str, Net]) -> None:
 
 
 def test_another_precision(tmp_path: Path, tiny: dict[str, Net], fresh_accelerate: None) -> None:
-    folder = train(tmp_path, ["surrogate"], Options(mixed_precision="bf16"))["surrogate"]
+    folder = train(tmp_path, ["surrogate"], Options(mixed_precision="bf16", resume=False))["surrogate"]
     weights = load_pretrained(folder)
     assert read_card(folder)["mixed_precision"] == "bf16"
     assert not is_finished("digits", tiny["surrogate"], folder)
