@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.attacks.art_attacks import bpda_identity, reparameterized
 from art_advtransform.attacks.identity import network_identity
@@ -100,20 +102,20 @@ def imitation(shop: Workshop, g: LLPGDTransform, train: ImageSet) -> tuple[FCN, 
     kept = shop.home / "nets" / f"imitation-{len(train)}-{hashlib.sha256(made_from.encode()).hexdigest()[:8]}"
     rows: list[dict[str, Any]] = _rows_before(kept)
 
-    def on_epoch(done: int, total: int, loss: float) -> None:
-        if done % max(total // CHECKPOINTS, 1) == 0 or done == total:
-            measure(done)
-
     def measure(done: int) -> None:
-        errors = _errors(shop, h.eval(), g, train)
-        rows[:] = [earlier for earlier in rows if earlier["epochs"] < done]  # a killed run may have told of it already
-        rows.append({"training_images": len(train), "epochs": done, "steps": done * steps_an_epoch, **errors})
-        write_json(kept.with_suffix(".errors.json"), rows)
-        h.train()
+        if not any(row["epochs"] == done for row in rows):
+            errors = _errors(shop, h.eval(), g, train)
+            rows.append({"training_images": len(train), "epochs": done, "steps": done * steps_an_epoch, **errors})
+            write_json(kept.with_suffix(".errors.json"), rows)
 
-    fit(h, train, imitation_loss(g), recipe, checkpoint=kept.with_suffix(".checkpoint.safetensors"), on_epoch=on_epoch)
-    if not rows or rows[-1]["epochs"] < nb_epochs:  # killed between the last checkpoint and its measurement
-        measure(nb_epochs)
+    def images(epoch: int) -> Tensor:
+        # asked for as an epoch begins, and so again after a kill that came between a checkpoint and its measurement
+        if epoch and epoch % max(nb_epochs // CHECKPOINTS, 1) == 0:
+            measure(epoch)
+        return train.x
+
+    fit(h, train, imitation_loss(g), recipe, images=images, checkpoint=kept.with_suffix(".checkpoint.safetensors"))
+    measure(nb_epochs)
     return h.eval(), rows
 
 

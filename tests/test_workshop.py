@@ -232,20 +232,23 @@ def test_fig_9_has_fewer_epochs_where_an_epoch_takes_minutes(monkeypatch: pytest
     assert external_models(tiny)["f_b-adversarial"].to_json() in tiny.bundled.values()
 
 
-def test_h_is_measured_after_its_last_epoch_even_where_that_was_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("epoch", [2, 4])
+def test_a_kill_before_a_measurement_of_h_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(figure8_reparameterisation, "NB_STEPS", {"digits": 4})
     shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
     g = LLPGDTransform(load_pretrained("digits/f_b-adversarial"))
     few = shop.train.sample(64)
+    for name in ("killed", "whole"):
+        (tmp_path / name).mkdir()
 
     def killed(path: Path, rows: list[dict[str, object]]) -> None:
-        if rows[-1]["epochs"] == 4:
+        if rows[-1]["epochs"] == epoch:
             raise KeyboardInterrupt
         write_json(path, rows)
 
+    monkeypatch.chdir(tmp_path / "killed")
     with monkeypatch.context() as patch:
         patch.setattr("benchmarks.figure8_reparameterisation.write_json", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -253,6 +256,8 @@ def test_h_is_measured_after_its_last_epoch_even_where_that_was_killed(
     h, rows = figure8_reparameterisation.imitation(shop, g, few)
     assert [row["epochs"] for row in rows] == [1, 2, 3, 4]
     assert not h.training
+    monkeypatch.chdir(tmp_path / "whole")
+    assert figure8_reparameterisation.imitation(shop, g, few)[1] == rows
     begun, (untrained,) = figure8_reparameterisation.untrained(shop, g)
     assert untrained["steps"] == 0
     assert network_identity(begun) != network_identity(h)
