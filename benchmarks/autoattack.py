@@ -22,7 +22,7 @@ from art_advtransform.records import Evaluation
 from art_advtransform.shards import Shards
 from benchmarks.columns import column, with_interval
 from benchmarks.harness import print_table, write_csv
-from benchmarks.subject import Subject, options
+from benchmarks.subject import Subject, named, options
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 _OTHER_CLASSES = 9  # that it aims at, of more than ten
@@ -51,12 +51,11 @@ def main() -> None:
         arguments,
         model=arguments.model,
         chunk_size=arguments.chunk_size,
-        about={"dataset": arguments.dataset, "model": arguments.model},
     )
     if Shards().is_main:
         table = rows(result)
         print_table(table)
-        print(f"written to {write_csv(f'{question}-{arguments.dataset}', table)}")
+        print(f"written to {write_csv(named(question, arguments), table)}")
 
 
 def auto_attack(name: str) -> Attack:
@@ -92,7 +91,8 @@ def auto_attack(name: str) -> Attack:
 def rows(result: Evaluation) -> list[dict[str, Any]]:
     """Without an attack, after each of the four, and after all."""
     settings = result.settings
-    told = {"model": settings["model"], "images": settings["nb_images"], "seed": settings["seed"]}
+    told = {name: settings[name] for name in ("model", "skip", "nb_images", "seed")}
+    told["images"] = told.pop("nb_images")
     return [
         {
             "attack": found.name,

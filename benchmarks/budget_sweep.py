@@ -18,7 +18,7 @@ from art_advtransform.figures import curve_figure
 from art_advtransform.records import Evaluation
 from benchmarks.columns import column, of_models
 from benchmarks.harness import RESULTS, print_table, progress, write_csv
-from benchmarks.subject import Subject, options
+from benchmarks.subject import Subject, named, options
 
 # shares of the usual budget
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
@@ -30,9 +30,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     subject = Subject.load(arguments)
-    out = Path(f"runs/budget_sweep-{arguments.dataset}") if arguments.out is None else arguments.out
+    out = Path("runs") / named("budget_sweep", arguments) if arguments.out is None else arguments.out
     models = [name for name in (UNDEFENDED, ADVERSARIAL, BARE, DEFENDED) if name in subject.nets.models()]
-    about = {"images": len(subject.x), "draws": arguments.draws, "seed": arguments.seed}
+    about = {"images": len(subject.x), "skip": arguments.skip, "draws": arguments.draws, "seed": arguments.seed}
     found: dict[float, dict[str, Evaluation]] = {}
     for share in SHARES:
         eps = subject.threat.eps * share
@@ -52,9 +52,9 @@ def main() -> None:
         )
     rows = [{**row, **about} for row in by_budget(found)]
     print_table(rows)
-    print(f"written to {write_csv(f'budget_sweep-{arguments.dataset}', rows)}")
+    print(f"written to {write_csv(named('budget_sweep', arguments), rows)}")
     curves = {name: [(row["eps"], row[column(name)]) for row in rows] for name in models}
-    path = RESULTS / f"budget_sweep-{arguments.dataset}.png"
+    path = RESULTS / f"{named('budget_sweep', arguments)}.png"
     print(f"written to {curve_figure(curves, 'accuracy against budget', path)}")
 
 

@@ -23,7 +23,7 @@ from art_advtransform.evaluation import evaluate
 from art_advtransform.records import Evaluation
 from benchmarks.columns import beside, with_interval
 from benchmarks.harness import print_table, progress, write_csv
-from benchmarks.subject import Subject, options
+from benchmarks.subject import Subject, named, options
 
 # accuracy in per cent: Table 1, Table 3
 PUBLISHED = {
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     subject = Subject.load(arguments)
-    out = Path(f"runs/released_attack-{arguments.dataset}") if arguments.out is None else arguments.out
+    out = Path("runs") / named("released_attack", arguments) if arguments.out is None else arguments.out
     found = {
         objective: evaluate(
             subject.with_config(TransformConfig(objective=objective)),
@@ -74,12 +74,12 @@ def main() -> None:
         )
         for objective in get_args(Objective)
     }
-    about = {"images": len(subject.x), "draws": arguments.draws, "seed": arguments.seed}
+    about = {"images": len(subject.x), "skip": arguments.skip, "draws": arguments.draws, "seed": arguments.seed}
     rows = [{**row, **about} for row in by_attack(found)]
     unknown = dict.fromkeys(rows[0], "-")
     rows[:0] = [{**unknown, "attack": name, "least_likely": published} for name, published in PUBLISHED.items()]
     print_table(rows)
-    print(f"written to {write_csv(f'released_attack-{arguments.dataset}', rows)}")
+    print(f"written to {write_csv(named('released_attack', arguments), rows)}")
 
 
 def by_attack(found: dict[Objective, Evaluation]) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ from art_advtransform.records import Evaluation
 from art_advtransform.shards import Shards
 from benchmarks.harness import print_table, write_csv
 from benchmarks.second_pass import command, left_by, rows
+from benchmarks.subject import named
 
 
 def main() -> None:
@@ -43,6 +44,7 @@ def main() -> None:
     arguments.model = DEFENDED
     record = Evaluation.load(arguments.record / "evaluation.json")
     subject, numbers = left_by(record, arguments, parser)
+    csv = named("restarts", arguments)  # after the record's seed
     arguments.seed += 1  # what the record found was chosen by its own draws
     kept = load_file(arguments.record / "kept.safetensors" if arguments.kept is None else arguments.kept)
     found = found_before(subject.x, [arguments.skip + i for i in numbers], kept)
@@ -57,7 +59,7 @@ def main() -> None:
     if Shards().is_main:
         table = rows(record, result, numbers, "the restarts")
         print_table(table)
-        print(f"written to {write_csv(f'restarts-{arguments.dataset}', table)}")
+        print(f"written to {write_csv(csv, table)}")
 
 
 def chain() -> list[Attack]:

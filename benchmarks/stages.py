@@ -19,7 +19,7 @@ from art_advtransform.attacks.base import Attack
 from art_advtransform.attacks.strong import strong
 from benchmarks.columns import beside, of_models
 from benchmarks.harness import print_table, write_csv
-from benchmarks.subject import Subject, options
+from benchmarks.subject import Subject, named, options
 
 _EXACT = 1e-3  # of the budget's exponent
 
@@ -49,12 +49,13 @@ def main() -> None:
                 "differentiated": found.backward,
                 "seconds": found.seconds,
                 "images": len(subject.x),
+                "skip": arguments.skip,
                 "draws": arguments.draws,
                 "seed": arguments.seed,
             }
         )
     print_table(rows)
-    print(f"written to {write_csv(f'stages-{arguments.dataset}', rows)}")
+    print(f"written to {write_csv(named('stages', arguments), rows)}")
 
 
 def scaled(index: int, cost: int) -> Attack:

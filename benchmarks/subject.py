@@ -20,6 +20,7 @@ from art_advtransform.evaluation import evaluate
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.recipes import THREATS
 from art_advtransform.records import Evaluation
+from art_advtransform.store import slug
 from benchmarks.harness import progress
 
 
@@ -56,20 +57,22 @@ class Subject:
         """A model under ``attacks``, with all nets that an attacker may have; kept in --out or a folder of ``runs/``.
 
         ``model``: one of :meth:`~art_advtransform.evaluate_nets.Nets.models` that draws D anew, or has none.
-        ``more``: options of :func:`~art_advtransform.evaluation.evaluate`.
+        ``more``: options of :func:`~art_advtransform.evaluation.evaluate`; the record knows which nets and images it is of.
         """
+        about = {"dataset": arguments.dataset, "model": model, "skip": arguments.skip, "nets": self.nets.names}
         return evaluate(
             self.nets.models()[model].eval(),
             self.x,
             self.y,
             attacks,
             self.threat,
-            out=arguments.out or Path(f"runs/{question}-{arguments.dataset}"),
+            out=arguments.out or Path("runs") / named(question, arguments),
             seed=arguments.seed,
             nb_draws=arguments.draws,
             surrogates=self.nets.surrogates(model),
             twin=self.nets.twin,
             progress=lambda name, done, total: progress(f"{done}/{total} {name}"),
+            about={**about, **more.pop("about", {})},
             **more,
         )
 
@@ -91,6 +94,13 @@ def options(doc: str | None, images: int) -> argparse.ArgumentParser:
     parser.add_argument("--nets", type=Path, default=None, help="folder with nets of your own")
     parser.add_argument("--data-root", type=Path, default=None)
     return parser
+
+
+def named(question: str, arguments: argparse.Namespace) -> str:
+    """A name for results: with data set, and seed and nets where they aren't the usual ones, so that none replace others."""
+    seed = "" if arguments.seed == 0 else f"-seed{arguments.seed}"
+    nets = "" if arguments.nets is None else f"-{slug(str(arguments.nets))}"
+    return f"{question}-{arguments.dataset}{nets}{seed}"
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

@@ -16,7 +16,7 @@ from art_advtransform.attacks.strong import strong
 from art_advtransform.evaluate_nets import DEFENDED
 from benchmarks.harness import print_table, write_csv
 from benchmarks.strong_by_stage import rows
-from benchmarks.subject import Subject, options
+from benchmarks.subject import Subject, named, options
 
 _PART = 0.1
 
@@ -36,7 +36,7 @@ def main() -> None:
     )
     table = rows({DEFENDED: result})
     print_table(table)
-    print(f"written to {write_csv(f'whole_budget-{arguments.dataset}', table)}")
+    print(f"written to {write_csv(named('whole_budget', arguments), table)}")
 
 
 def attacks() -> list[Attack]:
