@@ -24,9 +24,10 @@ from art_advtransform.counting import interval
 from art_advtransform.evaluate_nets import ADVERSARIAL, DEFENDED
 from art_advtransform.records import AttackResult, Evaluation
 from art_advtransform.shards import Shards
+from art_advtransform.store import tensors_sha256
 from benchmarks.columns import with_interval
 from benchmarks.harness import RESULTS, print_table, write_csv
-from benchmarks.subject import Subject, options
+from benchmarks.subject import Subject, named, options
 
 _BUDGET = 0.1
 # Beside steering: what stood for most of the images that the record left in more than 2 of 100 draws.
@@ -65,7 +66,7 @@ def main() -> None:
     if Shards().is_main:
         table = rows(record, result, numbers)
         print_table(table)
-        print(f"written to {write_csv(f'{question}-{arguments.dataset}', table)}")
+        print(f"written to {write_csv(named(question, arguments), table)}")
 
 
 def command(doc: str | None) -> argparse.ArgumentParser:
@@ -119,6 +120,14 @@ def check_same(record: Evaluation, subject: Subject, arguments: argparse.Namespa
     for name, value in here.items():
         if record.settings.get(name) != value:
             raise ValueError(f"expected a record of {name} {value}, got {record.settings.get(name)}")
+    nets, others = subject.nets.names, record.settings.get("nets", {})
+    for role in sorted(nets.keys() & others.keys()):
+        if nets[role] != others[role]:
+            raise ValueError(f"expected a record of {role} {nets[role]}, got {others[role]}: see --nets")
+    images = tensors_sha256([subject.x])
+    # parts that were put together have a hash of theirs
+    if "parts" not in record.settings and record.settings["sha256"]["images"] != images:
+        raise ValueError("expected a record of the same images, got one of others")
 
 
 def rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from art_advtransform.counting import interval
 from art_advtransform.datasets import load_dataset
 from art_advtransform.evaluate_nets import ADVERSARIAL, DEFENDED, Nets, evaluate_nets
 from art_advtransform.evaluation import evaluate
+from art_advtransform.pretrained import BUNDLED
 from art_advtransform.recipes import DIGITS_THREAT
 from art_advtransform.records import AttackResult, Evaluation
 from benchmarks import harness, second_pass
@@ -103,5 +105,22 @@ def test_the_command(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         second_pass.main()
     for wrong, message in ((["--seed", "1"], "of seed 1, got 0"), (["--draws", "4"], "of nb_draws 4, got 5")):
         monkeypatch.setattr(sys, "argv", [*arguments, *wrong])
+        with pytest.raises(ValueError, match=message):
+            second_pass.main()
+
+
+def test_a_record_of_other_nets_or_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(BUNDLED / "digits", tmp_path / "nets")
+    data, few = load_dataset("digits", "test"), {"nb_draws": 2, "nb_selection_draws": 2}
+    options: dict[str, Any] = {"models": [DEFENDED], "preset": [], **few}
+    mine, other = Nets.load(str(tmp_path / "nets")), data.sample(3, 7)
+    evaluate_nets(mine, data.sample(3), DIGITS_THREAT, tmp_path / "mine", about={"dataset": "digits"}, **options)
+    evaluate_nets(Nets.load("digits"), other, DIGITS_THREAT, tmp_path / "other", about={"dataset": "digits"}, **options)
+    for record, message in (
+        ("mine", "of adversarial digits/adversarial, got .*/nets/adversarial: see --nets"),
+        ("other", "same images"),
+    ):
+        arguments = ["second_pass", "--dataset", "digits", "--record", str(tmp_path / record), "--draws", "2"]
+        monkeypatch.setattr(sys, "argv", arguments)
         with pytest.raises(ValueError, match=message):
             second_pass.main()
