@@ -1,6 +1,6 @@
 """What every stage of the preset strong left of each net, and what it cost: the lines of an evaluation's record, summed by stage.
 
-    python -m benchmarks.strong_by_stage [--run benchmarks/results/evaluate-cifar10-strong] [--name strong-cifar10]
+    python -m benchmarks.strong_by_stage [--run benchmarks/results/evaluate-cifar10-strong]
 
 `--run` is a folder of `art-advtransform evaluate --preset strong`, or of `report --pool`. Images, evaluations and minutes are of
 the defended net; a stage begins with the images that the ones before left right in more than a hundredth of the draws. Minutes
@@ -25,11 +25,13 @@ Stages = dict[str, list[AttackResult]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=RESULTS / "evaluate-cifar10-strong")
-    parser.add_argument("--name", default="strong-cifar10", help="of the CSV")
+    parser.add_argument("--name", default=None, help="of the CSV; default: strong-<data set>")
     arguments = parser.parse_args()
-    table = rows(load_evaluations(arguments.run))
+    found = load_evaluations(arguments.run)
+    table = rows(found)
     print_table(table)
-    print(f"written to {write_csv(arguments.name, table)}")
+    name = arguments.name or f"strong-{found[DEFENDED].settings['dataset']}"
+    print(f"written to {write_csv(name, table)}")
 
 
 def rows(evaluations: dict[str, Evaluation]) -> list[dict[str, Any]]:
@@ -44,12 +46,19 @@ def rows(evaluations: dict[str, Evaluation]) -> list[dict[str, Any]]:
         raise ValueError("expected attacks that have stages: those of the preset strong")
     staged = {model: _stages(evaluation) for model, evaluation in evaluations.items()}
     settings = evaluations[DEFENDED].settings
-    told = {"images": settings["nb_images"], "draws": settings["nb_draws"], "seed": settings["seed"]}
+    told = {
+        "images": settings["nb_images"],
+        "skip": settings.get("skip", 0),
+        "draws": settings["nb_draws"],
+        "seed": settings["seed"],
+    }
     lines = [{"stage": "no attack", **_cost([]), **of_models({m: e.clean for m, e in evaluations.items()}), **told}]
     for stage, attacks in staged[DEFENDED].items():
         # each attack goes on from what there is: the last one's line tells what all of them left
         last = {model: stages[stage][-1] if stage in stages else None for model, stages in staged.items()}
-        lines.append({"stage": stage, **_cost(attacks), **of_models(last), **told})
+        lines.append(
+            {"stage": stage, **_cost(attacks), **of_models(last), **told, "draws": settings["nb_attack_draws"]}
+        )
     spent = [attack for attacks in staged[DEFENDED].values() for attack in attacks]
     worst = of_models({m: e.worst for m, e in evaluations.items()})
     return [*lines, {"stage": "per-image worst case", **_cost(spent), **worst, **told}]

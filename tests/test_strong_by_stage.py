@@ -50,7 +50,8 @@ def test_a_stage_is_what_its_last_attack_left_and_what_all_of_them_cost() -> Non
     assert (transfer["defended_low"], transfer["defended_high"]) == pytest.approx((35, 45))
     assert [line["f_a_without_g"] for line in (clean, transfer, worst)] == pytest.approx([80, 20, 15])
     assert more["f_a_without_g"] == more["f_a_without_g_low"] == "-"
-    assert {(line["images"], line["draws"], line["seed"]) for line in (clean, worst)} == {(40, 7, 5)}
+    assert {(line["images"], line["skip"], line["seed"]) for line in (clean, transfer, more, worst)} == {(40, 0, 5)}
+    assert [line["draws"] for line in (clean, transfer, more, worst)] == [7, 3, 3, 7]
 
 
 def test_what_has_no_stages_is_refused() -> None:
@@ -65,10 +66,10 @@ def test_the_command_reads_a_folder_and_writes_a_csv(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluation = staged()[DEFENDED]
-    settings = {**evaluation.settings, "model": DEFENDED, "sha256": {"images": "x", "labels": "y"}}
+    settings = {**evaluation.settings, "model": DEFENDED, "dataset": "here", "sha256": {"images": "x", "labels": "y"}}
     replace(evaluation, settings=settings).save(tmp_path / "run" / "defended" / "evaluation.json")
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["strong_by_stage", "--run", str(tmp_path / "run"), "--name", "strong-here"])
+    monkeypatch.setattr(sys, "argv", ["strong_by_stage", "--run", str(tmp_path / "run")])
     strong_by_stage.main()
     (path,) = tmp_path.glob("strong-here-*.csv")
     assert str(path) in capsys.readouterr().out
