@@ -38,12 +38,13 @@ from art_advtransform.evaluate_nets import Nets
 from art_advtransform.figures import curve_figure
 from art_advtransform.gradients import Evolution, FiniteDifference, Identity, Reparameterized
 from art_advtransform.randomness import keyed_generator
+from art_advtransform.records import environment
 from art_advtransform.runs import attack_code
 from art_advtransform.smoothing import Blended, SoftplusModel
 from art_advtransform.store import fingerprint, tensors_sha256, write_json
 from art_advtransform.unrolled import Softsign, Tanh
 from benchmarks.harness import RESULTS, print_table, progress, write_csv
-from benchmarks.subject import Subject, cosine, options
+from benchmarks.subject import Subject, cosine, named, options
 
 STEPS, EPS, DRAWS = (1, 3, 5, 13), (0.05, 0.1, 0.2), (1, 4, 16)
 # For the paper's g some are averaged over more.
@@ -77,15 +78,15 @@ def main() -> None:
     configs += [TransformConfig(eps=eps) for eps in arguments.eps if eps != paper.eps]
     rows = [row for config in configs for row in kept(subject, config, arguments)]
     print_table(rows)
-    print(f"written to {write_csv(f'gradient_quality-{arguments.dataset}', rows)}")
-    print(f"written to {write_csv(f'gradient_gain-{arguments.dataset}', gains(rows))}")
+    print(f"written to {write_csv(named('gradient_quality', arguments), rows)}")
+    print(f"written to {write_csv(named('gradient_gain', arguments), gains(rows))}")
     for question, chosen, by in (
         ("N", [r for r in rows if r["eps"] == paper.eps and r["draws"] == DRAWS[-1]], "N"),
         ("eps", [r for r in rows if r["N"] == paper.max_iter and r["draws"] == DRAWS[-1]], "eps"),
         ("draws", [r for r in rows if r["eps"] == paper.eps and r["N"] == paper.max_iter], "draws"),
     ):
         for measure, title in (("gain", "gain"), ("cosine", "measured cosine")):
-            path = RESULTS / f"gradient_quality-{arguments.dataset}-{measure}-{question}.png"
+            path = RESULTS / f"{named('gradient_quality', arguments)}-{measure}-{question}.png"
             curves = _curves(chosen, by, measure)
             print(f"written to {curve_figure(curves, f'{title} against {question}', path, logarithmic=True)}")
 
@@ -100,6 +101,7 @@ def kept(subject: Subject, config: TransformConfig, arguments: argparse.Namespac
         "config": asdict(config),
         "pairs": arguments.pairs,
         "seed": arguments.seed,
+        "environment": environment(subject.x.device),
         "code": [attack_code(), *(Path(__file__).with_name(name).read_text() for name in _CODE)],
     }
     path = Path("runs") / f"gradient_quality-{arguments.dataset}" / f"{fingerprint(made_of)[:16]}.json"
@@ -179,9 +181,9 @@ def measure(subject: Subject, config: TransformConfig, arguments: argparse.Names
     return rows
 
 
-def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """Mean over images (n,), and its standard error."""
-    return float(values.mean()), float(values.std()) / len(values) ** 0.5
+def mean_and_error(values: Tensor) -> tuple[float, float | None]:
+    """Mean over images (n,), and its standard error; ``None`` of a single image, which has none."""
+    return float(values.mean()), float(values.std()) / len(values) ** 0.5 if len(values) > 1 else None
 
 
 def gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -189,7 +191,8 @@ def gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     paper = TransformConfig()
     usual = (paper.max_iter, paper.eps, DRAWS[-1])
     settings = {f"N{n}": (n, paper.eps, DRAWS[-1]) for n in STEPS}
-    settings |= {f"eps{eps}": (paper.max_iter, eps, DRAWS[-1]) for eps in EPS if eps != paper.eps}
+    others = sorted({*EPS, *(row["eps"] for row in rows)} - {paper.eps})
+    settings |= {f"eps{eps}": (paper.max_iter, eps, DRAWS[-1]) for eps in others}
     settings |= {f"draws{k}": (paper.max_iter, paper.eps, k) for k in (*DRAWS[:-1], MORE_DRAWS)}
     found = {(row["estimator"], (row["N"], row["eps"], row["draws"])): row for row in rows}
     return [

@@ -33,12 +33,13 @@ def test_a_rule_s_row_has_each_gain_where_it_belongs() -> None:
         row("identity", 13, 0.2, 64, 0.6),
         row("identity", 1, 0.2, 16, 0.5),
         row("identity", 13, 0.05, 16, 2.5),
+        row("identity", 13, 0.3, 16, 0.2),
         row("evolution", 13, 0.2, 16, 0.0),
     ]
     identity, evolution = gains(rows)
     assert identity["estimator"] == "identity"
-    columns = ("N1", "N3", "N13", "eps0.05", "eps0.1", "draws1", "draws4", "draws64")
-    assert [identity[column] for column in columns] == [0.5, "-", 0.4, 2.5, "-", 0.1, "-", 0.6]
+    columns = ("N1", "N3", "N13", "eps0.05", "eps0.1", "eps0.3", "draws1", "draws4", "draws64")
+    assert [identity[column] for column in columns] == [0.5, "-", 0.4, 2.5, "-", 0.2, 0.1, "-", 0.6]
     assert identity["standard_error"] == pytest.approx(0.04)
     assert (evolution["N13"], evolution["N1"], evolution["draws64"]) == (0.0, "-", "-")
     assert (identity["over_identity"], evolution["over_identity"]) == (0.0, -0.4)
@@ -52,7 +53,10 @@ def test_a_difference_on_the_same_images_is_surer_than_either() -> None:
     assert (gain, error) == pytest.approx((0.445, float(rule.std()) / 2))
     more, more_error = mean_and_error(rule - identity)
     assert (more, more_error) == pytest.approx((0.02, 0.01 / 3**0.5), rel=1e-5)
+    assert error is not None
+    assert more_error is not None
     assert more_error < error / 10
+    assert mean_and_error(identity[:1]) == (pytest.approx(0.1), None)  # NaN is no JSON
 
 
 def test_what_is_kept_is_kept_for_its_nets_images_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +81,10 @@ def test_what_is_kept_is_kept_for_its_nets_images_and_numbers(tmp_path: Path, mo
     gradient_quality.kept(replace(subject, threat=ThreatModel(0.2)), paper, arguments)
     gradient_quality.kept(subject, paper, argparse.Namespace(dataset="digits", pairs=8, seed=0))
     assert len(asked) == 6
+    with monkeypatch.context() as newer:
+        newer.setattr(gradient_quality, "environment", lambda _: {"torch": "another"})
+        gradient_quality.kept(subject, paper, arguments)
+    assert len(asked) == 7
     assert gradient_quality.kept(subject, paper, arguments) == first
 
 
