@@ -97,8 +97,8 @@ def imitation(shop: Workshop, g: LLPGDTransform, train: ImageSet) -> tuple[FCN, 
     nb_epochs = max(NB_STEPS[shop.name] // steps_an_epoch, 1)
     recipe = replace(recipe, batch_size=batch_size, nb_epochs=nb_epochs, warmup=_WARMUP * nb_epochs)
     h = _begun(shop, g)
-    # a checkpoint knows its recipe, but not its g, nor on how many images errors were measured
-    made_from = f"{recipe} {network_identity(g.model)} {_NB_MEASURED}"
+    # a checkpoint knows its recipe, but neither its g and images, nor on how many images errors were measured
+    made_from = f"{recipe} {network_identity(g.model)} {_NB_MEASURED} {train.sha256()}"
     kept = shop.home / "nets" / f"imitation-{len(train)}-{hashlib.sha256(made_from.encode()).hexdigest()[:8]}"
     rows: list[dict[str, Any]] = _rows_before(kept)
 

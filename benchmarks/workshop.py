@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from art_advtransform.attacks.base import Attack
@@ -109,6 +110,11 @@ class Workshop:
         return found if most is None or most >= len(found) else found.sample(most)
 
     @cached_property
+    def train_sha256(self) -> str:
+        """What tells them from others of the same number."""
+        return self.train.sha256()
+
+    @cached_property
     def test(self) -> ImageSet:
         """All test images."""
         return load_dataset(self.scale.dataset, "test", self.data_root)
@@ -162,34 +168,36 @@ class Workshop:
         With ``encode`` on images that went through it; the recipe must say so, in its ``about``.
         """
         folder = self.home / "nets"
-        train, test = self.train, self.test.sample(min(NB_MEASURED, len(self.test)))
-        encoded = encode is None
         for name, net in recipes.items():  # f_b first: what is trained on it may be there by another name
-            self._ship(net, folder / name)
-            if is_finished(self.scale.dataset, net, folder / name) or self._copied(net, folder / name):
+            there = partial(self._is_there, net, encoded=encode is not None)
+            if self._shipped(net, folder / name) or there(folder / name) or _copied(folder / name, there):
                 continue
-            if not encoded and encode is not None:
-                train, test, encoded = replace(train, x=encode(train.x)), replace(test, x=encode(test.x)), True
+            train, test = self.train, self.test.sample(min(NB_MEASURED, len(self.test)))
+            kept = folder / f"{name}.{self.train_sha256[:8]}.encoded.safetensors"
+            if encode is not None:
+                train, test = _encoded(train, test, encode, kept)
             options = Options(preset=self.scale.preset, nets={name: net}, progress=lambda name: partial(_told, name))
             train_nets(self.scale.dataset, train, test, folder, options=options)
+            kept.unlink(missing_ok=True)
         return {name: load_pretrained(folder / name, self.device) for name in recipes}
 
-    def _copied(self, net: Net, folder: Path) -> bool:
-        """Whether a table had this very net trained by another name; it is copied then."""
-        others = [other.parent for other in sorted(folder.parent.glob("[!.]*/card.json")) if other.parent != folder]
-        same = [other for other in others if is_finished(self.scale.dataset, net, other)]
-        if same:
-            _copy(same[0], folder)
-        return bool(same)
+    def _is_there(self, net: Net, folder: Path, encoded: bool) -> bool:
+        """Whether ``folder`` has this net, of these training images; of ``encoded`` ones only their number is compared."""
+        if not is_finished(self.scale.dataset, net, folder):
+            return False
+        card = read_card(folder)
+        same = encoded or card.get("train_sha256", self.train_sha256) == self.train_sha256
+        return bool(same and card["train_images"] == len(self.train))
 
-    def _ship(self, net: Net, folder: Path) -> None:
-        """Put the net of this recipe that comes with the package in ``folder``, in place of another one."""
+    def _shipped(self, net: Net, folder: Path) -> bool:
+        """Whether the net of this recipe comes with the package; it is put in ``folder`` then, in place of another one."""
         shipped = [name for name, made in self.bundled.items() if made == net.to_json()]
         if not shipped:
-            return
+            return False
         bundled = BUNDLED / self.scale.dataset / shipped[0]
         if not folder.exists() or read_card(folder) != read_card(bundled):
             _copy(bundled, folder)
+        return True
 
     def evaluate(
         self,
@@ -250,6 +258,28 @@ class Workshop:
     def picture(self, question: str) -> Path:
         """Where it goes."""
         return RESULTS / f"{self.named(f'{question}-{self.name}')}.png"
+
+
+def _copied(folder: Path, same: Callable[[Path], bool]) -> bool:
+    """Whether a table had this very net trained by another name; it is copied then."""
+    others = [other.parent for other in sorted(folder.parent.glob("[!.]*/card.json")) if other.parent != folder]
+    found = next((other for other in others if same(other)), None)
+    if found is not None:
+        _copy(found, folder)
+    return found is not None
+
+
+def _encoded(
+    train: ImageSet, test: ImageSet, encode: Callable[[Tensor], Tensor], kept: Path
+) -> tuple[ImageSet, ImageSet]:
+    """Both through ``encode``; on file until the net is there, since some take longer than the training."""
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        scratch = kept.with_suffix(".partial")
+        save_file({"train": encode(train.x).contiguous(), "test": encode(test.x).contiguous()}, scratch)
+        scratch.replace(kept)
+    x = load_file(kept)
+    return replace(train, x=x["train"]), replace(test, x=x["test"])
 
 
 def _copy(net: Path, folder: Path) -> None:

@@ -13,6 +13,7 @@ from art_advtransform.attacks.base import from_function
 from art_advtransform.attacks.identity import network_identity
 from art_advtransform.config import TransformConfig
 from art_advtransform.counting import SCORING, Interval, predictions
+from art_advtransform.datasets import ImageSet, load_dataset
 from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.pretrained import load_pretrained, read_card
@@ -24,7 +25,7 @@ from benchmarks.columns import called, known, per_cent, trained, with_interval
 from benchmarks.scales import SCALES
 from benchmarks.table1_external_models import PAPER, classifiers, external_models, kinds, plain_kinds
 from benchmarks.table2_black_box import another_seed
-from benchmarks.workshop import Workshop
+from benchmarks.workshop import NB_MEASURED, Workshop
 from tests.evaluations import by_hand
 
 DARKER = from_function("darker", lambda x, y: x - 0.125)
@@ -55,6 +56,60 @@ def test_a_net_that_another_table_trained_is_not_trained_again(tmp_path: Path, m
         assert network_identity(again["other"]) == network_identity(first)
         with pytest.raises(AssertionError, match="trained again"):  # of another recipe, under a name that is taken
             shop.nets({"other": shop.recipe("undefended", nb_epochs=0, about="another")})
+
+
+def test_nets_of_other_training_images_are_trained_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train, untrained = load_dataset("digits", "train"), preset_nets("digits")["undefended"]
+    untrained = replace(untrained, recipe=replace(untrained.recipe, nb_epochs=0, warmup=0))
+    for encode in (None, lambda x: 1 - x):
+        cards = []
+        for images in (train.sample(100), train.sample(100), train.sample(120), train.sample(120, 5)):
+            shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
+            vars(shop)["train"] = images
+            shop.nets({"one": untrained, "same": untrained}, encode)
+            cards.append(read_card(shop.home / "nets" / "one"))
+            assert read_card(shop.home / "nets" / "same") == cards[-1]
+        assert [card["train_images"] for card in cards] == [100, 100, 120, 120]
+        # of encoded images the number alone is compared: to encode them takes longer than to train
+        assert (cards[2]["train_sha256"] == cards[3]["train_sha256"]) == (encode is not None)
+        untrained = replace(untrained, about="on encoded images")
+
+
+def test_a_kill_while_a_net_trains_does_not_lose_its_encoded_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shop = Workshop("digits", replace(SCALES["digits"], train_images=64), None, 0, "cpu")
+    untrained, seen = shop.recipe("undefended", nb_epochs=0, about="on encoded images"), []
+
+    def encode(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return 1 - x
+
+    def killed(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmarks.workshop.train_nets", killed)
+        with pytest.raises(KeyboardInterrupt):
+            shop.nets({"one": untrained}, encode)
+    shop.nets({"one": untrained}, encode)
+    assert seen == [64, min(NB_MEASURED, len(shop.test))]
+    expected = replace(shop.train, x=1 - shop.train.x)
+    assert read_card(shop.home / "nets" / "one")["train_sha256"] == expected.sha256()
+    assert not list((shop.home / "nets").glob("*.safetensors"))
+
+
+def test_nets_that_ship_need_no_training_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def not_there(dataset: str, split: str, root: Path | None) -> ImageSet:
+        raise FileNotFoundError(split)
+
+    monkeypatch.setattr("benchmarks.workshop.load_dataset", not_there)
+    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
+    assert list(shop.nets({"f_b-adversarial": shop.recipe("f_b-adversarial")})) == ["f_b-adversarial"]
 
 
 def test_a_kill_while_a_net_is_copied_leaves_no_half_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
