@@ -17,7 +17,7 @@ from torch import Tensor
 
 from art_advtransform import LLPGDTransform
 from art_advtransform.frozen import FrozenModel
-from benchmarks.harness import print_table, table4_net, write_csv
+from benchmarks.harness import named, print_table, table4_net, write_csv
 from benchmarks.peers import by_name
 from benchmarks.speed_transform import equal_share, problem
 
@@ -27,7 +27,8 @@ N, BATCH = 128, 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--f-b", default=None, help="default: seeded weights, no download")
-    net = table4_net(parser.parse_args().f_b)
+    f_b = parser.parse_args().f_b
+    net = table4_net(f_b)
     x, y, start = problem(LLPGDTransform(net), N)
     made: dict[tuple[str, str], Tensor] = {}
     for dtype in (torch.float32, torch.float64):
@@ -46,7 +47,7 @@ def main() -> None:
         compared = {"of": f"{one[0]} in {one[1]}", "and": f"{other[0]} in {other[1]}"}
         rows.append({**compared, "equal_pixels": pixels, "equal_images": images})
     print_table(rows)
-    print(f"written to {write_csv('agreement', rows)}")
+    print(f"written to {write_csv(named('agreement', f_b), rows)}")
 
 
 if __name__ == "__main__":

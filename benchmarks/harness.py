@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from art_advtransform import SmallVGG, load_pretrained, load_reference_checkpoint
+from art_advtransform import SmallVGG
+from art_advtransform.pretrained import load_network
 from art_advtransform.randomness import global_seed, keyed_generator
+from art_advtransform.store import slug
 
 # elsewhere where it is only tried whether they run
 RESULTS = Path(os.environ.get("ART_ADVTRANSFORM_RESULTS", Path(__file__).parent / "results"))
@@ -92,8 +94,7 @@ def progress(line: str) -> None:
 def table4_net(spec: str | None = None, input_size: int = 32) -> nn.Module:
     """f_b: a bundled name, ``reference:<file>``, or the Table 4 net with seeded weights and settled batch statistics."""
     if spec is not None:
-        kind, _, path = spec.partition(":")
-        return load_reference_checkpoint(path) if kind == "reference" else load_pretrained(spec)
+        return load_network(spec)
     with global_seed(0):
         net = SmallVGG(nb_classes=10 if input_size == 32 else 200, input_size=input_size)
         for _ in range(5):
@@ -111,12 +112,21 @@ def write_csv(question: str, rows: Sequence[dict[str, Any]], device: str = "cpu"
     """``results/<question>-<device>-torch<version>.csv``; ``device``: where it was measured, whatever else the machine has."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{question}-{device}-torch{torch.__version__.split('+')[0]}.csv"
-    with path.open("w", newline="") as file:
+    scratch = path.with_suffix(".partial")  # whole or not at all
+    with scratch.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         for row in rows:
             writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
+    scratch.replace(path)
     return path
+
+
+def named(question: str, f_b: str | None, dataset: str | None = None) -> str:
+    """A name for results of the net that was asked for, where it isn't the seeded one, and of the images, where they are some."""
+    kind, _, path = (f_b or "").partition(":")
+    net = [] if f_b is None else [slug(Path(path).stem if kind == "reference" else f_b)]
+    return "-".join([question, *net, *([] if dataset is None else [dataset])])
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from art_advtransform.datasets import load_dataset
 from art_advtransform.frozen import FrozenModel
 from art_advtransform.randomness import keyed_generator
 from art_advtransform.transform import loss_gradient, random_start, target_class
-from benchmarks.harness import images, print_table, table4_net, write_csv
+from benchmarks.harness import images, named, print_table, table4_net, write_csv
 
 NB_IMAGES = 128
 
@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     net = table4_net(arguments.f_b)
     x = images(NB_IMAGES) if arguments.dataset is None else load_dataset(arguments.dataset).sample(NB_IMAGES).x
-    question = "precision" if arguments.f_b is None else "precision_reference"
+    question = named("precision", arguments.f_b, arguments.dataset)
     rows = compare(net, x)
     print_table(rows)
     print(f"{NB_IMAGES} images; written to {write_csv(question, rows)}")

@@ -29,18 +29,19 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=1)
     arguments = parser.parse_args()
-    rows = measure(arguments.images, arguments.rounds)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows = measure(arguments.images, arguments.rounds, device)
     print_table(rows)
-    print(f"written to {write_csv('prediction_cost', rows)}")
+    print(f"written to {write_csv('prediction_cost', rows, device.type)}")
 
 
-def measure(n: int, rounds: int) -> list[dict[str, Any]]:
+def measure(n: int, rounds: int, device: torch.device) -> list[dict[str, Any]]:
     """Seconds for 10,000 images without g and with it, and their ratio, for every width of f_a."""
-    x, g = images(n), LLPGDTransform(table4_net())
+    x, g = images(n), LLPGDTransform(table4_net(), device=device)
     models: dict[str, DefendedModel] = {}
     for width in WIDTHS:
         with global_seed(0):
-            f_a = ResNet18(width=width).eval()
+            f_a = ResNet18(width=width).eval().to(device)
         models[f"{width}, f_a"] = DefendedModel(f_a, None).eval()
         models[f"{width}, f_a(g)"] = DefendedModel(f_a, g).eval()
 
@@ -48,7 +49,7 @@ def measure(n: int, rounds: int) -> list[dict[str, Any]]:
         @torch.no_grad()
         def run() -> None:
             for part in x.split(_BATCH_SIZE):
-                model(part)
+                model(part.to(device))
 
         return run
 

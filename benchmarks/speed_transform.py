@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from art_advtransform import LLPGDTransform
 from art_advtransform.randomness import keyed_generator
 from art_advtransform.transform import random_start, target_class
-from benchmarks.harness import images, interleaved, print_table, progress, table4_net, timed, write_csv
+from benchmarks.harness import images, interleaved, named, print_table, progress, table4_net, timed, write_csv
 from benchmarks.peers import CONFIG, Peer, by_name
 
 ROUNDS = {1: 31, 32: 11, 128: 7, 1024: 5}
@@ -35,7 +35,7 @@ def main() -> None:
     batch_size = {name: best_batch_size(net, name) for name in by_name(net, 32)}
     rows = [row for n in arguments.sizes for row in measure(net, n, batch_size)]
     print_table(rows)
-    print(f"written to {write_csv('speed_transform', rows)}")
+    print(f"written to {write_csv(named('speed_transform', arguments.f_b), rows)}")
 
 
 def measure(net: nn.Module, n: int, batch_size: dict[str, int]) -> list[dict[str, Any]]:

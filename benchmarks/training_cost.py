@@ -27,6 +27,7 @@ from benchmarks.harness import images, interleaved, print_table, table4_net, wri
 # f_b by the widths of its four blocks; Table 4's is in the middle.
 F_B = {"f_b x 1/2": (32, 64, 64, 64), "f_b of Table 4": (64, 128, 128, 128), "f_b x 2": (128, 256, 256, 256)}
 BANKS = (2, 3, 10)
+_BATCH_SIZE = Recipe().batch_size
 # appendix B, with fresh draws of g; the steps of its adversarial training it doesn't tell
 _PAPER = {"standard": 1.0, "defence, f_b of Table 4": 82 / 56, "PGD-10 adversarial": 460 / 56}
 
@@ -37,6 +38,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    if arguments.images < _BATCH_SIZE:
+        parser.error(f"expected --images >= {_BATCH_SIZE}, a batch, got {arguments.images}")
     device = start_accelerator().device  # where `fit` trains
     rows = measure(arguments.width, arguments.images, arguments.rounds, device)
     print_table(rows)
@@ -60,7 +63,7 @@ def measure(width: int, n: int, rounds: int, device: torch.device) -> list[dict[
     bank(0)
     steps["on a bank that is there"] = lambda: fit(f_a, data, plain_loss, Recipe(1), images=bank)
     timings = interleaved(steps, rounds)
-    per_thousand = {name: 1000 * timing.median / n for name, timing in timings.items()}
+    per_thousand = {name: 1000 * timing.median / trained_on(n) for name, timing in timings.items()}
     on_bank, fresh = per_thousand["on a bank that is there"], per_thousand["defence, f_b of Table 4"]
     for every in BANKS:
         per_thousand[f"defence, bank redrawn every {every} epochs"] = on_bank + (fresh - on_bank) / every
@@ -73,6 +76,11 @@ def measure(width: int, n: int, rounds: int, device: torch.device) -> list[dict[
         }
         for name, seconds in per_thousand.items()
     ]
+
+
+def trained_on(n: int) -> int:
+    """Images of an epoch of ``n``: what does not fill a batch is left out."""
+    return n // _BATCH_SIZE * _BATCH_SIZE
 
 
 def epoch(f_a: nn.Module, data: ImageSet, loss: Loss) -> Callable[[], Any]:

@@ -257,7 +257,8 @@ class Workshop:
 
     def picture(self, question: str) -> Path:
         """Where it goes."""
-        return RESULTS / f"{self.named(f'{question}-{self.name}')}.png"
+        elsewhere = "" if self.device == "cpu" else f"-{self.device}"
+        return RESULTS / f"{self.named(f'{question}-{self.name}')}{elsewhere}.png"
 
 
 def _copied(folder: Path, same: Callable[[Path], bool]) -> bool:

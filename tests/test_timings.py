@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from art_advtransform.layer import LLPGDTransform
-from benchmarks import harness, variants
+from benchmarks import check_bundled, harness, training_cost, variants
 
 
 def test_a_file_says_where_it_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,6 +18,32 @@ def test_a_file_says_where_it_was_measured(tmp_path: Path, monkeypatch: pytest.M
     rows = [{"seconds": 1.0}]
     assert harness.write_csv("speed", rows).name.startswith("speed-cpu-torch")
     assert harness.write_csv("training", rows, "cuda").name.startswith("training-cuda-torch")
+
+
+def test_results_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    path = harness.write_csv("speed", [{"seconds": 1.0}])
+    with pytest.raises(ValueError, match="fields not in fieldnames"):
+        harness.write_csv("speed", [{"seconds": 2.0}, {"minutes": 3.0}])
+    assert path.read_text() == "seconds\n1\n"
+
+
+def test_results_of_another_f_b_or_of_other_images_have_names_of_their_own() -> None:
+    assert harness.named("precision", None) == "precision"
+    assert harness.named("precision", "reference:somewhere/vgg0_adv.pth", "cifar10") == "precision-vgg0-adv-cifar10"
+    assert harness.named("agreement", "cifar10/f_b-standard") == "agreement-cifar10-f-b-standard"
+
+
+def test_seconds_are_of_the_images_that_were_trained_on() -> None:
+    assert [training_cost.trained_on(n) for n in (128, 200, 256, 1000)] == [128, 128, 256, 896]
+
+
+def test_a_card_of_few_images_is_as_uncertain_as_they_are() -> None:
+    row = {"test_images": 10_000, "card_images": 2_000, "card": 8.65, "measured": 10.4}
+    assert check_bundled.agrees(row, "")  # by the 10,000 alone, 0.84 points would be the most
+    assert not check_bundled.agrees({**row, "measured": 11.0}, "")
+    assert not check_bundled.agrees({**row, "card_images": 10_000}, "")
+    assert check_bundled.agrees({**row, "card": "-"}, "")
 
 
 def test_variants_lack_what_they_say() -> None:

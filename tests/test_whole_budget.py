@@ -56,7 +56,7 @@ def test_the_command_s_record_and_table_know_which_images_they_are_of(
 
 def test_results_of_another_seed_or_of_other_nets_have_names_of_their_own() -> None:
     parser = options(None, images=1)
-    asked = (
+    asked: tuple[list[str], ...] = (
         [],
         ["--seed", "3"],
         ["--nets", "runs/mine"],
