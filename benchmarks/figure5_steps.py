@@ -95,7 +95,7 @@ def attacks(shop: Workshop) -> list[Attack]:
 
 
 def table5(shop: Workshop, nets: dict[str, nn.Module], evaluations: dict[int, Evaluation]) -> list[dict[str, Any]]:
-    """Every defence under the soft-sign examples made for others; below, the paper's rows as they stand in its text."""
+    """Every defence under the soft-sign examples made for each; below, the paper's rows as they stand in its text."""
     rows: list[dict[str, Any]] = []
     for n in STEPS[1:]:
         row: dict[str, Any] = {
