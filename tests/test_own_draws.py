@@ -61,7 +61,7 @@ def test_an_evaluation_of_it_can_be_repeated(seed: int) -> None:
         torch.manual_seed(k)
         results.append(timeless(run(MODEL, X, Y, preset=[attack], threat=THREAT, seed=seed)))
     assert results[0] == results[1]
-    assert results[0].attacks[0].forward >= 5 * 4
+    assert (results[0].attacks[0].forward, results[0].attacks[0].backward) == (5 * 4 + 16, 5 * 4)  # a look at its end
 
 
 # ---- behind g

@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 
 from art_advtransform.attacks.strong import strong
+from art_advtransform.smoothing import Blended, SoftplusModel
+from art_advtransform.unrolled import Tanh
 
 ENTRIES = {
     "0 transfer": [
@@ -69,3 +71,38 @@ def test_no_entry_is_lost_or_made_smaller() -> None:
     """Their names have their steps and draws."""
     entries = {stage: list(found) for stage, found in groupby(strong(), key=lambda attack: attack.stage)}
     assert {stage: [attack.name for attack in found] for stage, found in entries.items()} == ENTRIES
+
+
+# weight of J, temperature of tanh, steps that are differentiated, softplus for ReLU, N
+THROUGH_G = [
+    (0.3, 1.0, None, False, None),
+    (0.3, 1 / 3, None, False, None),
+    (0.3, 1 / 10, None, False, None),
+    (0.1, 1 / 3, None, True, None),
+    (0.3, 1 / 3, None, True, None),
+    (1.0, 1 / 3, None, True, None),
+    (0.3, 1 / 3, None, False, 1),
+    (0.3, 1 / 3, None, False, 3),
+    (0.3, 1 / 3, None, False, 5),
+    (0.3, 1 / 3, 1, False, None),
+    (0.3, 1 / 3, 3, False, None),
+]
+
+
+def test_smoothed_entries_go_through_g_as_their_names_say() -> None:
+    found = []
+    for attack in strong():
+        if attack.stage == "3 smoothed unrolling":
+            blended = attack.view.gradient
+            assert isinstance(blended, Blended)
+            smooth = isinstance(blended.rule, SoftplusModel)
+            tanh = blended.rule.rule if isinstance(blended.rule, SoftplusModel) else blended.rule
+            assert isinstance(tanh, Tanh)
+            assert tanh.normalize
+            found.append((blended.weight, tanh.temperature, tanh.steps, smooth, attack.view.max_iter))
+    assert found == THROUGH_G
+
+
+def test_all_others_that_differentiate_take_g_for_the_identity() -> None:
+    views = [attack.view for attack in strong() if attack.stage != "3 smoothed unrolling"]
+    assert {(view.gradient, view.max_iter) for view in views} == {("identity", None)}
