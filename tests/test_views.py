@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from art_advtransform.config import TransformConfig
+from art_advtransform.attacks.art_attacks import small_n_transfer
+from art_advtransform.attacks.base import Seen, Target, View
+from art_advtransform.config import ThreatModel, TransformConfig
 from art_advtransform.defended import DefendedModel
 from art_advtransform.gradients import GRADIENTS
 from art_advtransform.layer import LLPGDTransform
+from art_advtransform.unrolled import Tanh
 from tests.problems import SHORT, classifier, conv_net, defended_model, images, seeded, start_for
 
 
@@ -106,3 +111,39 @@ def test_a_view_of_a_frozen_model_is_frozen() -> None:
     assert torch.equal(eight(x), eight(x))
     assert not torch.equal(eight(x), expected)
     assert not torch.equal(model(x), model(x))
+
+
+# ---- fewer steps of g
+
+
+def of_steps(max_iter: int | None) -> LLPGDTransform:
+    """g of so many steps, as large as those of the one in question."""
+    return LLPGDTransform(conv_net(), SHORT if max_iter is None else replace(SHORT, max_iter=max_iter))
+
+
+@pytest.mark.parametrize("max_iter", [None, 1, 2])
+def test_fewer_steps_of_g_are_those_of_a_g_that_has_no_more(max_iter: int | None) -> None:
+    x, start, g = images(3), start_for(images(3)), LLPGDTransform(conv_net(), SHORT)
+    seen = g.with_gradient("identity", max_iter=max_iter)
+    assert seen.config == of_steps(max_iter).config
+    assert torch.equal(seen(x, start), of_steps(max_iter)(x, start))
+    assert torch.equal(seen(x, start), g(x, start)) == (max_iter is None)
+    assert g.config == SHORT
+
+
+@pytest.mark.parametrize("max_iter", [None, 1, 2])
+@pytest.mark.parametrize("model", ["defended", "twin"])
+def test_an_attack_sees_g_of_as_many_steps_as_its_view_says(model: Seen, max_iter: int | None) -> None:
+    x, start, y = images(3), start_for(images(3)), torch.arange(3)
+    target = Target(defended_model().eval(), x, y, ThreatModel(), 0, twin=classifier(3))
+    expected = DefendedModel(classifier(3 if model == "twin" else 7), of_steps(max_iter)).eval()(x, start)
+    with target.seen(View(model, max_iter=max_iter)) as seen:
+        assert torch.equal(seen(x, start), expected)
+    if model == "defended":
+        assert torch.equal(target.view(max_iter=max_iter)(x, start), expected)
+        assert torch.equal(target.defended.view(max_iter=max_iter)(x, start), expected)
+
+
+def test_a_small_n_transfer_goes_through_so_few_steps() -> None:
+    rule = Tanh()
+    assert small_n_transfer(rule, 2).view == View(gradient=rule, eot_samples=2, max_iter=2)
