@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from art_advtransform.attacks.adaptive import momentum_pgd
+from art_advtransform.attacks import adaptive
+from art_advtransform.attacks.adaptive import average_start, momentum_pgd
 from art_advtransform.attacks.art_attacks import (
     bpda_identity,
 )
 from art_advtransform.attacks.base import Target
 from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
-from art_advtransform.config import ThreatModel
+from art_advtransform.config import ThreatModel, TransformConfig
 from art_advtransform.defended import DefendedModel
+from art_advtransform.layer import LLPGDTransform
 from art_advtransform.transform import random_start
 from tests.models import defended, digits_target, undefended
-from tests.problems import linear_net, linear_two_classes
+from tests.problems import images, linear_net, linear_two_classes, weights
 
 # the attacks of the presets with few steps
 
@@ -37,6 +41,35 @@ def test_momentum_pgd_on_a_linear_net(max_iter: int) -> None:
         d = (d + eps / 8 * (1 - 0.8 * t / max_iter) * away).clamp(-eps, eps)
         iterates.append(x + d)
     torch.testing.assert_close(attacked, torch.stack(iterates[max_iter // 2 :]).mean(0))
+
+
+@pytest.mark.parametrize(("momentum", "ways"), [(None, 1 + 0.6), (0.5, 1 + 0.6), (0.2, 1 - 0.6), (0.0, 1 - 0.6)])
+def test_momentum_goes_on_up_against_a_smaller_direction_down(
+    momentum: float | None, ways: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, eps, directions = torch.full((2, 1, 2, 2), 0.5), 0.1, iter([3.0, -1.0])
+    monkeypatch.setattr(adaptive, "_direction", lambda model, x_adv, y: torch.full_like(x_adv, next(directions)))
+    model = DefendedModel(linear_net(torch.zeros(2, 4)), None)
+    target = Target(model, x, torch.tensor([0, 1]), ThreatModel(eps), 0, best=x, alive=torch.ones(2))
+    attack = momentum_pgd(2) if momentum is None else momentum_pgd(2, momentum=momentum)
+    attacked = replace(attack, continues=True).run(target)
+    torch.testing.assert_close(attacked, x + eps / 8 * ways)  # the second step is 0.6 times the first
+
+
+@pytest.mark.parametrize(("nb_draws", "max_iter"), [(64, 3), (256, 7)])
+def test_the_average_start_climbs_f_a_from_the_mean_of_g(nb_draws: int, max_iter: int) -> None:
+    # five steps, c = 5 eps / 10 of g's: E d = -eps + (2 eps - c)^2 / 4 eps along the corner, as in test_expectation
+    f_b, x, eps, c = linear_two_classes((1, 4, 4), bias=99.0), images(3, (1, 4, 4)), 0.03, 0.1
+    moved = 0.2 - (2 * 0.2 - c) ** 2 / (4 * 0.2)
+    spread = math.sqrt((2 * 0.2 - c) ** 3 / (6 * 0.2) - (0.2 - moved) ** 2)
+    w, y = weights(2), torch.tensor([0, 1, 0])
+    model = DefendedModel(linear_net(w), LLPGDTransform(f_b.net, TransformConfig(max_iter=5))).eval()
+    attacked = average_start(max_iter, nb_draws).run(Target(model, x, y, ThreatModel(eps), 0))
+    up = torch.sign(w[1 - y] - w[y]).view_as(x)
+    noise = attacked - (x - moved * torch.sign(f_b.w) + max_iter * eps / 10 * up)
+    # as much as of so many draws, pixel by pixel
+    assert float(noise.std()) == pytest.approx(spread / math.sqrt(nb_draws), rel=0.4)
+    assert abs(float(noise.mean())) < 4 * spread / math.sqrt(nb_draws * noise.numel())
 
 
 def test_momentum_pgd_along_another_rule_needs_a_transform() -> None:
