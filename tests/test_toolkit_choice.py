@@ -19,6 +19,7 @@ from art_advtransform.attacks.torchattacks_attacks import (
 )
 from art_advtransform.defended import DefendedModel
 from art_advtransform.pretrained import load_pretrained
+from tests.evaluations import drifting
 from tests.models import defended, digits_target, undefended
 from tests.problems import linear_net
 
@@ -82,6 +83,39 @@ class TwoClasses:
 def test_an_image_that_is_wrong_is_not_given_up_for_a_higher_loss_towards_another_class() -> None:
     given = target(0.5)
     torch.testing.assert_close(highest_loss(TwoClasses(), given.x, given.y), torch.full_like(given.x, 0.6))
+
+
+class HitOnce(TwoClasses):
+    """Two starts: on the way from one of them a draw is wrong, at 0.6; both end at images that are right."""
+
+    n_target_classes, n_restarts = 1, 2
+
+    def __init__(self, model: DefendedModel, losses: list[float], hit: int) -> None:
+        self.model = model.eval()
+        self.runs = iter(zip((0.45, 0.35), losses, (hit == 0, hit == 1), strict=True))
+
+    def attack_single_run(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        level, loss, hit = next(self.runs)
+        right = torch.full((len(x),), not hit)
+        return torch.full_like(x, level), right, torch.full((len(x),), loss), torch.full_like(x, 0.6 if hit else level)
+
+
+@pytest.mark.parametrize("hit", [0, 1])
+@pytest.mark.parametrize(("losses", "expected"), [([-1.0, 1.0], 0.35), ([1.0, -1.0], 0.45)])
+def test_of_a_model_that_draws_the_highest_loss_is_taken_not_a_hit(
+    losses: list[float], expected: float, hit: int
+) -> None:
+    x, y = target(0.5).x, target(0.5).y
+    drawn = highest_loss(HitOnce(drifting(SUM, 1e-3), losses, hit), x, y)
+    torch.testing.assert_close(drawn, torch.full_like(x, expected))
+    # where nothing draws a hit is one
+    torch.testing.assert_close(highest_loss(HitOnce(TwoClasses.model, losses, hit), x, y), torch.full_like(x, 0.6))
+
+
+def test_of_a_model_that_draws_no_class_is_preferred_for_an_image_that_was_wrong_in_a_draw() -> None:
+    given, attack = target(0.5), TwoClasses()
+    attack.model = drifting(SUM, 1e-3).eval()
+    torch.testing.assert_close(highest_loss(attack, given.x, given.y), torch.full_like(given.x, 0.4))
 
 
 # below 0.4 no step inside the budget is wrong
