@@ -56,6 +56,20 @@ def test_momentum_goes_on_up_against_a_smaller_direction_down(
     torch.testing.assert_close(attacked, x + eps / 8 * ways)  # the second step is 0.6 times the first
 
 
+class Root(torch.nn.Module):
+    """Slopes that fall as images get brighter; that at black has no bound."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        root = x.flatten(1).sum(1).sqrt()
+        return torch.stack([root, -root], 1)
+
+
+def test_momentum_adds_up_directions_of_one_size() -> None:
+    x = torch.tensor([0.0, 0.1, 0.9]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
+    found = adaptive._direction(Root(), x, torch.tensor([0, 0, 1]))
+    torch.testing.assert_close(found, torch.tensor([0.0, -1.0, 1.0]).view(3, 1, 1, 1).expand_as(x))
+
+
 @pytest.mark.parametrize(("nb_draws", "max_iter"), [(64, 3), (256, 7)])
 def test_the_average_start_climbs_f_a_from_the_mean_of_g(nb_draws: int, max_iter: int) -> None:
     # five steps, c = 5 eps / 10 of g's: E d = -eps + (2 eps - c)^2 / 4 eps along the corner, as in test_expectation
