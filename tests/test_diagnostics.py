@@ -16,6 +16,8 @@ from art_advtransform.defended import DefendedModel
 from art_advtransform.diagnosis import attack_told, keep, kept_verdicts, settings_of
 from art_advtransform.diagnostics import CHECKS, Case, Verdict, diagnose
 from art_advtransform.diagnostics.paths import eot_pgd, margin_pgd
+from art_advtransform.layer import LLPGDTransform
+from art_advtransform.pretrained import load_pretrained
 from tests.cases import FEW, digits_case, status, without_long_ones
 from tests.models import digits_target, global_state_untouched, undefended
 
@@ -94,6 +96,17 @@ def test_records_and_captions_name_the_attack() -> None:
     assert named[eot_pgd] == f"PGD-{steps}, EOT {draws}"
     assert named[margin_pgd] == f"PGD-{steps} on the mean margin, EOT {draws}"
     assert attack_told({"max_iter": 3, "eot_samples": 2}) == "PGD-3, EOT 2"  # of an older record
+
+
+def test_the_images_of_a_case_are_the_same_whenever_it_is_asked() -> None:
+    # most of which a net that was not trained for g gets right in some draws only
+    weak = [
+        DefendedModel(load_pretrained("digits/undefended"), LLPGDTransform(load_pretrained("digits/f_b-adversarial")))
+        for _ in range(2)
+    ]
+    first, again = (digits_case(model, n=30).x for model in weak)
+    assert 0 < len(first) < 30
+    assert torch.equal(first, again)
 
 
 # ---- what does not apply
