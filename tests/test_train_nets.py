@@ -10,19 +10,22 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from art_advtransform import recipes
-from art_advtransform.config import ThreatModel
+from art_advtransform.config import ThreatModel, TransformConfig
 from art_advtransform.datasets import ImageSet, digits
 from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import LLPGDTransform
-from art_advtransform.measuring import imitation_error, pgd_images
+from art_advtransform.measuring import found, imitation_error, pgd_images
 from art_advtransform.networks import NETWORKS
 from art_advtransform.pretrained import load_pretrained, read_card
-from art_advtransform.recipes import DIGITS_THREAT, Net
+from art_advtransform.recipes import DIGITS_THREAT, NETS, Net
 from art_advtransform.train_nets import Options, train_nets
 from art_advtransform.training import Recipe
+from art_advtransform.transform import ll_pgd
 from tests.models import digits_accuracy, same_weights, tiny_nets
 
 
@@ -260,6 +263,27 @@ def test_trades_and_adversarial_training_are_not_the_same(tmp_path: Path, tiny: 
     assert not same_weights(*(load_pretrained(folder) for folder in folders.values()))
     for folder in folders.values():
         assert 0 <= read_card(folder)["pgd20_accuracy"] <= read_card(folder)["test_accuracy"] + 0.05
+
+
+def test_accuracy_under_pgd_is_that_of_images_after_twenty_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, net, accelerator = digits("test").sample(64), NETS["digits"]["adversarial"], Accelerator()
+    model, seen = load_pretrained("digits/adversarial").to(accelerator.device), list[TransformConfig]()
+
+    def spy(f: nn.Module, x: Tensor, y: Tensor, start: Tensor, config: TransformConfig) -> Tensor:
+        seen.append(config)
+        return ll_pgd(f, x, y, start, config)
+
+    monkeypatch.setattr("art_advtransform.measuring.ll_pgd", spy)
+    card = found(net, model, None, data, data, accelerator, lambda done, total: None)
+    eps = DIGITS_THREAT.eps
+    assert seen == [TransformConfig(eps, eps / 4, 20, "most_likely", clip_values=(0.0, 1.0))]
+    with torch.no_grad():
+        clean, attacked = (
+            float((model(x.to(accelerator.device)).argmax(1).cpu() == data.y).float().mean())
+            for x in (data.x, pgd_images(model, data, DIGITS_THREAT, accelerator.device, 20))
+        )
+    assert attacked <= clean - 0.05
+    assert (card["test_accuracy"], card["pgd20_accuracy"]) == (round(clean, 4), round(attacked, 4))
 
 
 def test_pgd_images_stay_in_the_budget_and_hurt() -> None:
