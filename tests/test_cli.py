@@ -250,6 +250,7 @@ def test_an_attack_that_fails_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert str(device_of(None)) == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -284,15 +284,6 @@ def test_apply_predict_off_leaves_predictions_and_gradients_to_f_a(task: Problem
     assert_close(classifier.loss_gradient(task.x.numpy(), one_hot(task.y)), expected, 1e-7)
 
 
-@pytest.mark.parametrize("kind", [AdversarialTransform, eot_defence])
-def test_device_type_is_the_preprocessors_own_choice(task: Problem, kind: Any) -> None:
-    """It does not ask the estimator: "gpu", ART's default, means the current CUDA device if there is one."""
-    g = AdversarialTransform(task.f_b, device_type="cpu") if kind is AdversarialTransform else kind(task.f_b, 2)
-    wanted = "cpu" if kind is AdversarialTransform or not torch.cuda.is_available() else "cuda"
-    assert g.device.type == g.model.device.type == g.generator.device.type == wanted
-    assert g.forward(task.x)[0].device == task.x.device, "images come back to where they came from"
-
-
 def test_copies_draw_for_themselves(task: Problem) -> None:
     """Worker processes get pickles: with one D for all of them, N workers would score one draw N times."""
     g, x = AdversarialTransform(task.f_b, device_type="cpu"), task.x.numpy()
