@@ -96,10 +96,11 @@ def undefended() -> DefendedModel:
     return DefendedModel(load_pretrained("digits/undefended"), None)
 
 
-def defended() -> DefendedModel:
-    return DefendedModel(
-        load_pretrained("digits/f_a-defended"), LLPGDTransform(load_pretrained("digits/f_b-adversarial"))
-    )
+def defended(seed: int | None = None) -> DefendedModel:
+    """Without a ``seed`` its draws are the operating system's, other ones in every process."""
+    generator = None if seed is None else seeded(seed)
+    g = LLPGDTransform(load_pretrained("digits/f_b-adversarial"), generator=generator)
+    return DefendedModel(load_pretrained("digits/f_a-defended"), g)
 
 
 def digits_target(model: DefendedModel, n: int = 6, seed: int = 0, *, surrogate: bool = True) -> Target:

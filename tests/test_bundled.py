@@ -61,7 +61,8 @@ def test_all_nets_of_digits_are_bundled() -> None:
 @pytest.mark.parametrize("name", ["undefended", "f_b-adversarial", "surrogate"])
 def test_bundled_plain_nets_are_as_good_as_their_cards(name: str) -> None:
     model = DefendedModel(load_pretrained(f"digits/{name}"), None)
-    assert round(digits_accuracy(model, 597), 4) == read_card(f"digits/{name}")["test_accuracy"]
+    # an image on the border may fall to the other side on another machine
+    assert digits_accuracy(model, 597) == pytest.approx(read_card(f"digits/{name}")["test_accuracy"], abs=0.002)
 
 
 def test_bundled_imitation_is_as_near_to_g_as_its_card_says() -> None:
@@ -78,7 +79,7 @@ def test_bundled_imitation_is_as_near_to_g_as_its_card_says() -> None:
 
 
 def test_bundled_defended_net_is_as_good_as_its_card() -> None:
-    g = LLPGDTransform(load_pretrained("digits/f_b-adversarial"))
+    g = LLPGDTransform(load_pretrained("digits/f_b-adversarial"), generator=seeded(0))
     f_a = load_pretrained("digits/f_a-defended")
     accuracies = [digits_accuracy(DefendedModel(f_a, g), 597) for _ in range(4)]
     assert len(set(accuracies)) > 1  # fresh draws

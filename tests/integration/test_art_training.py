@@ -26,7 +26,7 @@ from art_advtransform.losses import defended_loss
 from art_advtransform.randomness import global_seed
 from art_advtransform.training import Recipe, fit
 from tests.integration.art_setup import art_classifier, defence, one_hot
-from tests.integration.nets import CONFIG, Problem, images, problem, query_limit, starts, transformed
+from tests.integration.nets import CONFIG, Problem, images, problem, query_limit, seeded, starts, transformed
 
 N = 4
 
@@ -170,7 +170,7 @@ def test_training_through_art_is_as_good_as_the_loop() -> None:
                 input_shape=(1, 8, 8),
                 nb_classes=10,
                 clip_values=(0, 1),
-                preprocessing_defences=[AdversarialTransform(f_b, device_type="cpu")],
+                preprocessing_defences=[AdversarialTransform(f_b, generator=seeded(1), device_type="cpu")],
                 device_type="cpu",
             )
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.nb_epochs)
@@ -179,7 +179,7 @@ def test_training_through_art_is_as_good_as_the_loop() -> None:
                 trainer.fit(train.x.numpy(), train.y.numpy(), scheduler=scheduler)
             predicted = torch.from_numpy(classifier.predict(test.x.numpy())).argmax(1)
         else:
-            g = LLPGDTransform(f_b)
+            g = LLPGDTransform(f_b, generator=seeded(2))
             fit(f_a, train, defended_loss(g), recipe)
             with torch.no_grad():
                 predicted = DefendedModel(f_a, g).eval()(test.x).argmax(1)
