@@ -8,26 +8,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from accelerate.state import AcceleratorState
 from matplotlib.figure import Figure
 from rich.console import Console
+
+from art_advtransform.randomness import global_seed
 
 
 @pytest.fixture(autouse=True)
 def _same_random_state() -> Iterator[None]:
     """No test depends on which ran before it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with global_seed(0):
         yield
 
 
+@pytest.fixture(scope="session")
+def decoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where archives are decoded to, once for all tests: a folder of their own, not the user's cache."""
+    return Path(os.environ.get("ART_ADVTRANSFORM_CACHE") or tmp_path_factory.mktemp("decoded"))
+
+
 @pytest.fixture
-def data_root() -> Path:
+def data_root(decoded: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of real data sets; tests that need it are skipped where it is not given."""
     root = os.environ.get("ART_ADVTRANSFORM_DATA")
     if not root or not Path(root).is_dir():
         pytest.skip("needs real data: set ART_ADVTRANSFORM_DATA to their folder")
+    monkeypatch.setenv("ART_ADVTRANSFORM_CACHE", str(decoded))
     return Path(root)
 
 

@@ -63,6 +63,12 @@ def test_global_seed_is_temporary() -> None:
         assert not set(global_draws()) & set(first)
 
 
+def test_every_test_begins_with_the_same_global_state() -> None:
+    found = float(torch.rand(1)), float(np.random.rand()), random.random()
+    with global_seed(0):
+        assert found == (float(torch.rand(1)), float(np.random.rand()), random.random())
+
+
 def test_global_seed_ends_after_an_exception() -> None:
     states = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
 
