@@ -16,7 +16,7 @@ from art.attacks.evasion import (
     SquareAttack,
 )
 from art.estimators.classification import PyTorchClassifier
-from torch import Tensor
+from torch import Tensor, nn
 
 from art_advtransform import DefendedModel, LLPGDTransform, ThreatModel, evaluate
 from art_advtransform.attacks.art_attacks import art_attack
@@ -24,6 +24,7 @@ from art_advtransform.attacks.base import View
 from art_advtransform.records import AttackResult
 from tests.integration.art_setup import art_classifier, as_tensor, defence, eot_defence, one_hot
 from tests.integration.nets import (
+    CLASSES,
     CONFIG,
     Problem,
     TooManyQueriesError,
@@ -163,12 +164,31 @@ def test_hop_skip_jump_on_a_frozen_model(task: Problem) -> None:
         assert (classifier.predict(attacked).argmax(1) != before)[moved].all()
 
 
-def test_hop_skip_jump_on_a_randomised_model_is_stopped_by_a_query_limit(task: Problem) -> None:
-    """Its ``while not success`` has no bound, and nothing says that a randomised model ends it: count queries."""
-    classifier = art_classifier(task.f_a, defence(task.f_b))
-    with query_limit(task.f_a, 20) as seen, pytest.raises(TooManyQueriesError):
-        hop_skip_jump(classifier, max_iter=50).generate(task.x.numpy())
-    assert len(seen) == 21
+class OnlyOnce(nn.Module):
+    """Another class for the first image it is shown that is not ``x``, as in an unlucky draw, and for none after."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.x, self.seen, self.scale = x, 0, nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += not torch.equal(x, self.x)
+        label = torch.tensor(int(self.seen == 1 and not torch.equal(x, self.x)))
+        return self.scale * nn.functional.one_hot(label, CLASSES).float().expand(len(x), -1)
+
+
+def test_hop_skip_jump_need_not_end_where_a_draw_decides(task: Problem) -> None:
+    """Its ``while not success`` has no bound: from a start that was adversarial in one draw alone it asks for ever."""
+    x, limit = task.x[:1], 1000
+    with query_limit(task.f_a, limit) as seen:
+        attacked = hop_skip_jump(deterministic(task)).generate(x.numpy())
+    assert not np.array_equal(attacked, x.numpy()), "no starting point"
+    assert 20 < len(seen) < 200
+    unlucky = OnlyOnce(x)
+    with query_limit(unlucky, limit) as seen, pytest.raises(TooManyQueriesError):
+        hop_skip_jump(art_classifier(unlucky)).generate(x.numpy())
+    assert len(seen) == limit + 1
+    assert all(torch.equal(asked, seen[-1]) for asked in seen[-100:]), "it has come to the end of its search"
 
 
 def test_an_entry_of_hop_skip_jump_ends(task: Problem) -> None:

@@ -183,7 +183,7 @@ def test_robustbench_contract(task: Problem) -> None:
 
 
 def test_success_on_one_draw_is_not_success_on_another() -> None:
-    """AutoAttack (issue 105) drops an image at the first draw that misclassifies it: its count falls with every look."""
+    """So that a count which drops an image at the first draw that misclassifies it, as AutoAttack's, falls with every look."""
     model = defended(problem(n=32), seed=0)
     x, y = problem(n=32).x, problem(n=32).y
     with torch.no_grad():
