@@ -105,6 +105,14 @@ def worst(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def up_to(name: str, found: AttackResult) -> dict[str, Any]:
+    """The per-image worst of the attacks up to this one, chosen by other draws than score it, as three columns; no interval is
+    kept of it.
+    """
+    left = "-" if found.remaining is None else 100 * found.remaining
+    return {name: left, f"{name}_low": "-", f"{name}_high": "-"}
+
+
 def missing(evaluation: Evaluation) -> dict[str, str]:
     """Attacks that could not be run."""
     return {"attacks_missing": ", ".join(evaluation.missing) or "-"}

@@ -172,10 +172,10 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("standard, test images", "test_accuracy", of="test_images"),
         Column("standard", "standard"),
         Column("black-box transfer", "black_box_transfer"),
-        Column("BPDA-I: PGD, EOT", "bpda_identity"),
+        Column("worst of BPDA-I", "bpda"),
         Column("worst", "worst", True),
         Column("paper, Tiny ImageNet: standard", "paper_standard"),
-        Column("BPDA", "paper_bpda_identity"),
+        Column("BPDA", "paper_bpda"),
         Column("worst", "paper_worst"),
     ),
     "figure8": (
@@ -216,12 +216,20 @@ def filled(text: str) -> str:
 def table(name: str) -> str:
     """The table of ``<name>-*.csv`` in Markdown."""
     columns = TABLES[name.split("-")[0]]
-    (path,) = RESULTS.glob(f"{name}-cpu-torch*.csv")
+    paths = sorted(RESULTS.glob(f"{name}-cpu-torch*.csv"), key=_torch)
+    if not paths:
+        raise ValueError(f"expected a CSV of {name} in {RESULTS}, found none")
+    path = paths[-1]  # of the newest torch
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     lines = [[column.head for column in columns], ["---", *["---:"] * (len(columns) - 1)]]
     lines += [[column.cell(row) for column in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _torch(path: Path) -> tuple[int, ...]:
+    """The version in a CSV's name."""
+    return tuple(int(part) for part in path.stem.rpartition("-torch")[2].split("."))
 
 
 def _short(value: str, digits: int | None) -> str:

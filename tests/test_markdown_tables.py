@@ -62,5 +62,13 @@ def test_cells() -> None:
 
 
 def test_a_table_without_its_csv_is_no_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="unpack"):
+    with pytest.raises(ValueError, match="expected a CSV of table1-moon"):
         markdown_tables.table("table1-moon")
+
+
+def test_a_table_is_of_the_newest_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(markdown_tables, "RESULTS", tmp_path)
+    for version, stage in (("2.9.1", "older"), ("2.14.1", "newer")):
+        (tmp_path / f"strong-here-cpu-torch{version}.csv").write_text(f"stage\n{stage}\n")
+    monkeypatch.setitem(markdown_tables.TABLES, "strong", (Column("stage", "stage"),))
+    assert markdown_tables.table("strong-here").splitlines()[-1] == "| newer |"

@@ -21,7 +21,7 @@ from art_advtransform.recipes import Net, preset_nets
 from art_advtransform.records import AttackResult
 from art_advtransform.store import write_json
 from benchmarks import figure5_steps, figure8_reparameterisation, paper
-from benchmarks.columns import called, known, per_cent, trained, with_interval
+from benchmarks.columns import called, known, per_cent, trained, up_to, with_interval
 from benchmarks.scales import SCALES
 from benchmarks.table1_external_models import PAPER, classifiers, external_models, kinds, plain_kinds
 from benchmarks.table2_black_box import another_seed
@@ -345,6 +345,12 @@ def test_the_columns_tell_what_a_net_was_made_of() -> None:
     assert trained(read_card("digits/undefended"))["redraw_every"] == "-"
     assert called("TRADES", f_b) == "TRADES, PGD-1"
     assert called("none", read_card("digits/undefended")) == "none"
+
+
+def test_the_worst_of_the_first_attacks_is_no_single_one_of_them() -> None:
+    second = replace(by_hand()["behind g"].attacks[0], remaining=0.15)
+    assert up_to("bpda", second) == {"bpda": 15.0, "bpda_low": "-", "bpda_high": "-"}
+    assert up_to("bpda", replace(second, remaining=None))["bpda"] == "-"
 
 
 def test_an_attack_that_failed_leaves_a_dash_and_a_gap() -> None:
