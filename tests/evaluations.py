@@ -91,8 +91,7 @@ def measured(name: str, value: float, width: float = 0.05, **more: Any) -> Attac
 def by_hand() -> dict[str, Evaluation]:
     """Two models; the second has no numbers for "B", and the first does not know "C"."""
     settings: dict[str, Any] = {
-        "nb_images": 40, "nb_draws": 7, "nb_attack_draws": 3, "nb_selection_draws": 3, "seed": 5,
-        "threat": {"eps": 0.125}, "transform": None,
+        "nb_images": 40, "nb_draws": 7, "nb_selection_draws": 3, "seed": 5, "threat": {"eps": 0.125}, "transform": None,
         "randomized": False, "sha256": {"images": "x", "labels": "y", "f_a": "a"},
     }  # fmt: skip
     plain = Evaluation(

@@ -20,7 +20,7 @@ _TRANSFER, _MORE = "0 transfer", "1 more"
 
 def staged() -> dict[str, Evaluation]:
     """Two nets; the first cannot be attacked by the second stage."""
-    made = by_hand()
+    made = {name: replace(e, settings={**e.settings, "nb_attack_draws": 3}) for name, e in by_hand().items()}
     attacks = [
         measured("A", 0.5, stage=_TRANSFER, nb_attacked=35, forward=2.0, backward=1.0, seconds=60.0),
         measured("B", 0.4, stage=_TRANSFER, nb_attacked=30, forward=3.0, backward=2.0, seconds=30.0),
