@@ -27,7 +27,7 @@ from art_advtransform.layer import LLPGDTransform
 from art_advtransform.pretrained import BUNDLED, bundled_names, load_pretrained, read_card
 from art_advtransform.recipes import THREATS, Net, Role, preset_nets
 from art_advtransform.records import Evaluation
-from art_advtransform.store import AnotherEvaluationError
+from art_advtransform.store import AnotherEvaluationError, fingerprint
 from art_advtransform.train_nets import Options, is_finished, train_nets
 from benchmarks.harness import FAILURES, RESULTS, print_table, progress, write_csv
 from benchmarks.pictures import table_figure
@@ -173,7 +173,10 @@ class Workshop:
             if self._shipped(net, folder / name) or there(folder / name) or _copied(folder / name, there):
                 continue
             train, test = self.train, self.test.sample(min(NB_MEASURED, len(self.test)))
-            kept = folder / f"{name}.{self.train_sha256[:8]}.encoded.safetensors"
+            kept = (
+                folder
+                / f"{name}.{fingerprint({'net': net.to_json(), 'train': self.train_sha256})[:8]}.encoded.safetensors"
+            )
             if encode is not None:
                 train, test = _encoded(train, test, encode, kept)
             options = Options(preset=self.scale.preset, nets={name: net}, progress=lambda name: partial(_told, name))

@@ -81,11 +81,19 @@ def test_a_kill_while_a_net_trains_does_not_lose_its_encoded_images(
         patch.setattr("benchmarks.workshop.train_nets", killed)
         with pytest.raises(KeyboardInterrupt):
             shop.nets({"one": untrained}, encode)
+    nb_test = min(NB_MEASURED, len(shop.test))
     shop.nets({"one": untrained}, encode)
-    assert seen == [64, min(NB_MEASURED, len(shop.test))]
+    assert seen == [64, nb_test]
     expected = replace(shop.train, x=1 - shop.train.x)
     assert read_card(shop.home / "nets" / "one")["train_sha256"] == expected.sha256()
     assert not list((shop.home / "nets").glob("*.safetensors"))
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmarks.workshop.train_nets", killed)
+        shop.nets({"two": untrained}, encode)  # another name for what is there: nothing is trained
+        with pytest.raises(KeyboardInterrupt):
+            shop.nets({"two": replace(untrained, about="on images encoded otherwise")}, encode)
+    shop.nets({"two": replace(untrained, about="encoded in a third way")}, encode)
+    assert seen[2:] == [64, nb_test] * 2
 
 
 def test_nets_that_ship_need_no_training_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
