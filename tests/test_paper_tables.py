@@ -187,6 +187,7 @@ def test_an_attack_that_failed_leaves_a_dash_and_a_gap() -> None:
     assert known(per_cent(failed)) == pytest.approx(80)
 
 
-def test_pictures_of_two_seeds_stand_side_by_side() -> None:
-    shops = [Workshop("digits", SCALES["digits"], None, seed, "cpu") for seed in (0, 1)]
-    assert [shop.picture("figure5").name for shop in shops] == ["figure5-digits.png", "figure5-digits-seed1.png"]
+def test_pictures_of_two_seeds_and_of_two_devices_stand_side_by_side() -> None:
+    shops = [Workshop("digits", SCALES["digits"], None, *made) for made in ((0, "cpu"), (1, "cpu"), (0, "cuda"))]
+    names = ["figure5-digits.png", "figure5-digits-seed1.png", "figure5-digits-cuda.png"]
+    assert [shop.picture("figure5").name for shop in shops] == names
