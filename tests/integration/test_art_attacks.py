@@ -191,6 +191,14 @@ def test_hop_skip_jump_need_not_end_where_a_draw_decides(task: Problem) -> None:
     assert all(torch.equal(asked, seen[-1]) for asked in seen[-100:]), "it has come to the end of its search"
 
 
+def test_hop_skip_jump_on_a_randomised_model_is_stopped_by_a_query_limit(task: Problem) -> None:
+    """Through the defence, whose draws are counted like any other call."""
+    classifier = art_classifier(task.f_a, defence(task.f_b))
+    with query_limit(task.f_a, 20) as seen, pytest.raises(TooManyQueriesError):
+        hop_skip_jump(classifier, max_iter=50).generate(task.x.numpy())
+    assert len(seen) == 21
+
+
 def test_an_entry_of_hop_skip_jump_ends(task: Problem) -> None:
     """Of its own accord, or stopped: what draws needs a frozen draw, or a cost at twice of which that is the end."""
     options: dict[str, Any] = {"max_iter": 2, "init_eval": 10, "max_eval": 20, "init_size": 50, "norm": np.inf}
