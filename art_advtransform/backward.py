@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from art_advtransform.arithmetic import full_precision
 from art_advtransform.config import TransformConfig
-from art_advtransform.frozen import without_autocast
 from art_advtransform.transform import ll_pgd, target_class
 
 
@@ -75,7 +75,7 @@ class _ExactValue(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None, None]:
-        with without_autocast(v.device):
+        with full_precision(v.device):
             return ctx.rule.pullback(ctx.draw, v), None, None, None
 
 

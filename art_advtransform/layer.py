@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from art_advtransform.arithmetic import full_precision
 from art_advtransform.backward import Draw, GradientEstimator, attach
 from art_advtransform.config import TransformConfig, check_count
-from art_advtransform.frozen import FrozenModel, check_precision, default_batch_size, freeze, without_autocast
+from art_advtransform.frozen import FrozenModel, check_precision, default_batch_size, freeze
 from art_advtransform.gradients import resolve_gradient
 from art_advtransform.randomness import private_generator
 from art_advtransform.transform import ll_pgd, random_start, target_class
@@ -85,11 +86,14 @@ class LLPGDTransform(nn.Module):
         self._is_private = generator is None
         self._accepted: set[torch.Size] = set()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without a private generator: one of a GPU could not be read where there is none."""
+        return {**self.__dict__, "generator": None if self._is_private else self.generator}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy draws for itself: replicas with one private generator would share their "random" D."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        if self._is_private:
-            self.generator.seed()
+        self.generator = private_generator(state["generator"], self.model.device)
 
     def with_gradient(
         self,
@@ -121,7 +125,7 @@ class LLPGDTransform(nn.Module):
         self._check_range(x)
         differentiate = torch.is_grad_enabled() and x.requires_grad
         # autograd, which LL-PGD needs, is off inside inference_mode
-        with torch.inference_mode(False), without_autocast(self.model.device):
+        with torch.inference_mode(False), full_precision(self.model.device):
             x = x.clone() if x.is_inference() else x
             x = x if differentiate else x.detach()  # inference_mode(False) also switches gradients on
             start = None if start is None else (start.clone() if start.is_inference() else start).detach()

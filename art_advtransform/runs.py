@@ -105,6 +105,8 @@ def _my_chunks(
             error = failure.__cause__
             logger.warning("%s failed", attack.name, exc_info=error)
             made.append((first, f"{type(error).__name__}: {error}"))
+            # its traceback holds the failed attack's graph: one chunk out of memory would take the next with it
+            del error
     return made
 
 
@@ -114,6 +116,7 @@ def attack_code() -> str:
     package = Path(__file__).parent
     below = (
         *(
+            "arithmetic",
             "config",
             "randomness",
             "transform",

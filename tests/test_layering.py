@@ -22,6 +22,7 @@ LAYERS = {
     "config": 0,
     "randomness": 0,
     "transform": 1,
+    "arithmetic": 1,
     "folding": 1,
     "frozen": 1,
     "backward": 2,
