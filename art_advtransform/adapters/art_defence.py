@@ -87,11 +87,16 @@ class AdversarialTransform(PreprocessorPyTorch):  # type: ignore[misc]
             self.__dict__.update(before)
             raise
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without a private generator, as :class:`~art_advtransform.layer.LLPGDTransform`, and what it drew."""
+        drawn = {"generator": None, "_last_draw": None} if self._is_private else {}
+        return {**self.__dict__, "transform": None, **drawn}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy draws for itself, as that of :class:`~art_advtransform.layer.LLPGDTransform` does."""
         self.__dict__.update(state)
-        if self._is_private:
-            self.generator.seed()
+        self.generator = private_generator(state["generator"], self.model.device)
+        self._check_params()
 
     def forward(self, x: Tensor, y: Any = None) -> tuple[Tensor, Any]:
         """(g(x), y), float32 as all of ART's arrays: its decision-based attacks promote images to float64."""
