@@ -187,7 +187,7 @@ class DefendedModel(nn.Module):
         # ResNet18 of width 20 takes 1.8 s instead of 6.9 on two cores
         parts = x.split(default_batch_size(x))
         # one that draws for itself would draw anew for the gradient
-        if len(x) > _KEPT and x.requires_grad and not self.draws_itself:
+        if len(x) * x.shape[2] * x.shape[3] > _KEPT and x.requires_grad and not self.draws_itself:
             return torch.cat([self._again(part) for part in parts])
         return torch.cat([_with_constants(self.classifier, part) for part in parts])
 
@@ -213,9 +213,9 @@ def _check_eot(eot_samples: int, eot_average: str) -> None:
         raise ValueError(f"unknown eot_average {eot_average!r}; known: {', '.join(get_args(EotAverage))}")
 
 
-# f_a's activations are kept for a backward pass through as many images; beyond, a chunk's are made again: 50 images with 500 draws
-# each would fill 118 GB behind a ResNet18 of width 64, whose forward pass is cheap beside g's
-_KEPT = 1024
+# f_a's activations are kept for a backward pass through as many pixels (1,024 images of 32x32); beyond, a chunk's are made again:
+# 50 images with 500 draws each would fill 118 GB behind a ResNet18 of width 64, whose forward pass is cheap beside g's
+_KEPT = 1024 * 32 * 32
 
 
 def _with_constants(classifier: nn.Module, x: Tensor) -> Tensor:

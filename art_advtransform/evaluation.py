@@ -207,6 +207,9 @@ def _check_data(defended: DefendedModel, x: Tensor, y: Tensor, threat: ThreatMod
     check_images(x)
     if len(x) == 0:
         raise ValueError("expected at least one image")
+    devices = {parameter.device for parameter in defended.classifier.parameters()}
+    if devices and x.device not in devices:
+        raise ValueError(f"expected images on f_a's device, {min(map(str, devices))}, got them on {x.device}")
     low, high = threat.clip_values
     if x.min() < low or x.max() > high:
         raise ValueError(f"expected images in [{low}, {high}], got [{float(x.min())}, {float(x.max())}]")

@@ -25,11 +25,14 @@ _POOL_FUNCTIONS = (F.max_pool2d, torch.max_pool2d)
 
 
 def folded_copy(plain: nn.Module) -> nn.Module | None:
-    """The folded, traced, channels_last copy, or ``None`` where it can't be made. ``plain`` is left as it is."""
+    """The folded, traced, channels_last copy on the CPU, or ``None`` where it can't be made. ``plain`` is left as it is.
+
+    It is folded there since a GPU's square root is another: f_b is the same net, with the same hash, wherever it was frozen.
+    """
     if any(hooks_of(module) for module in plain.modules()):
         return None  # tracing would lose the model's own hooks, folding those of a layer
     try:
-        traced = _traced(copy.deepcopy(plain))
+        traced = _traced(copy.deepcopy(plain).cpu())
         if _writes_what_others_read(traced) or not _layers_run_once(traced) or not _views_replaced(traced):
             return None
         # "fuse" leaves batch norm alone where the convolution's output is used elsewhere too

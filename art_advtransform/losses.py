@@ -150,7 +150,7 @@ def defended_loss(transform: LLPGDTransform) -> Loss:
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         with torch.no_grad():
-            g = transform(x, _fresh_start(transform, x, generator))
+            g = _beside(x, transform)(x, _fresh_start(transform, x, generator))
         return F.cross_entropy(model(g), y)
 
     return loss
@@ -162,10 +162,15 @@ def imitation_loss(transform: LLPGDTransform) -> Loss:
     def loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         start = _fresh_start(transform, x, generator)
         with torch.no_grad():
-            g = transform(x, start)
+            g = _beside(x, transform)(x, start)
         return F.mse_loss(model(x, start), g) / transform.config.eps**2
 
     return loss
+
+
+def _beside(x: Tensor, transform: LLPGDTransform) -> LLPGDTransform:
+    """g where the training moved its images: each batch would go back and forth otherwise, and be transformed on the CPU."""
+    return transform if transform.model.device == x.device else transform.to(x.device)
 
 
 def _fresh_start(transform: LLPGDTransform, x: Tensor, generator: torch.Generator) -> Tensor:

@@ -66,6 +66,10 @@ def device_of(name: str | None) -> torch.device:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     try:
         device = torch.device(name or "cpu")
+        if device.type == "mps":
+            raise ValueError(
+                "expected cpu or cuda, got mps: Apple's GPU has no float64, which accuracies are counted in"
+            )
         if device.type != "cuda":
             return torch.empty(0, device=device).device
     except (RuntimeError, NotImplementedError) as error:

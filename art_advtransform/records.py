@@ -145,10 +145,11 @@ def _result(raw: dict[str, Any]) -> AttackResult:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions and kind of hardware; results of others are not mixed, since they may differ in more than rounding."""
+    model = [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
     return {
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
         "python": platform.python_version(),
-        "device": device.type,
+        "device": " ".join([device.type, *model]),
     }
 
 

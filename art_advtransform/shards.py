@@ -27,9 +27,12 @@ class Shards:
     def __init__(self) -> None:
         self.state: PartialState | None = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            # a process waits for the others as long as their attacks take; on a CPU accelerate joins them only when told to
-            timeout = InitProcessGroupKwargs(timeout=timedelta(days=7))
-            self.state = PartialState(cpu=not torch.cuda.is_available(), **timeout.to_kwargs())
+            # a process waits for the others as long as their attacks take; on a CPU accelerate joins them only when told to.
+            # What they tell each other are Python objects, which need no GPU (two processes may share one, where NCCL fails)
+            options = InitProcessGroupKwargs(timeout=timedelta(days=7)).to_kwargs()
+            if torch.cuda.is_available():
+                options["backend"] = "cuda:nccl,cpu:gloo"
+            self.state = PartialState(cpu=not torch.cuda.is_available(), **options)
 
     @property
     def is_main(self) -> bool:
@@ -51,5 +54,4 @@ class Shards:
 
     def wait(self) -> None:
         """Until all are here."""
-        if self.state is not None:
-            self.state.wait_for_everyone()
+        self.everyones([])  # accelerate's own barrier is one of GPUs

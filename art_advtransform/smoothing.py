@@ -75,7 +75,8 @@ class SoftplusModel(GradientEstimator):
     def pullback(self, draw: Draw, v: Tensor) -> Tensor:
         if draw.model not in self._copies:
             self._copies[draw.model] = softplus_copy(draw.model, self.beta)
-        return self.rule.pullback(replace(draw, model=self._copies[draw.model]), v)
+        # f_b may have been moved since
+        return self.rule.pullback(replace(draw, model=self._copies[draw.model].to(draw.x.device, draw.x.dtype)), v)
 
 
 def softplus_copy(model: nn.Module, beta: float) -> nn.Module:

@@ -9,12 +9,13 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -127,10 +128,10 @@ def fit(
     mixed_precision: Precision = "no",
     log_dir: str | os.PathLike[str] | None = None,
 ) -> list[float]:
-    """Train ``model`` in place, and leave it in eval mode.
+    """Train ``model`` in place, on a GPU if there is one, and leave it there in eval mode.
 
     The randomness of an epoch depends on ``recipe.seed`` and its number alone: a run that was killed and goes on from its
-    checkpoint ends with the very weights of one that was not. Started by ``torchrun`` or ``accelerate launch``, every
+    checkpoint ends, on a CPU, with the very weights of one that was not. Started by ``torchrun`` or ``accelerate launch``, every
     process takes its share of each batch; order and augmentation are those of a single process.
 
     Args:
@@ -197,11 +198,12 @@ def start_accelerator(mixed_precision: Precision = "no", log_dir: str | os.PathL
     check_precision(mixed_precision)
     if log_dir is not None and find_spec("tensorboard") is None:
         raise ModuleNotFoundError('TensorBoard is missing: pip install "art-advtransform[tensorboard]"')
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    # accelerate joins processes on a CPU only when told to
+    # accelerate joins processes on a CPU only when told to, and by itself would take Apple's GPU, which has no float64; an
+    # evaluation in the same program waits in the group that is made here
     accelerator = Accelerator(
-        cpu=several and not torch.cuda.is_available(),
+        cpu=not torch.cuda.is_available(),
         mixed_precision=mixed_precision,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))],
         log_with=None if log_dir is None else "tensorboard",
         project_dir=log_dir,
     )
@@ -254,12 +256,13 @@ class _Step:
         batches = torch.randperm(len(labels), generator=generator).split(recipe.batch_size)
         batches = batches[: len(labels) // recipe.batch_size]
         share = slice(accelerator.process_index, None, accelerator.num_processes)
-        total = torch.zeros((), dtype=torch.float64)
+        losses = []
         for i, batch in enumerate(batches):
             x = augment(images[batch].float(), recipe, generator)[share]
             x = x.to(device=accelerator.device).contiguous(memory_format=torch.channels_last)
             y = labels[batch][share].to(accelerator.device)
-            total += self._step(x, y, draws, recipe.learning_rate_at(epoch + i / len(batches)))
+            losses.append(self._step(x, y, draws, recipe.learning_rate_at(epoch + i / len(batches))))
+        total = torch.stack(losses).double().sum()
         if accelerator.num_processes > 1:
             # since the last forward every process has the running statistics of its own images; a checkpoint has one's
             for buffer in self.model.buffers():
@@ -272,14 +275,15 @@ class _Step:
             raise FloatingPointError(f"the {what} is no longer finite in epoch {epoch + 1}: lower the learning rate")
         return mean
 
-    def _step(self, x: Tensor, y: Tensor, draws: torch.Generator, learning_rate: float) -> float:
+    def _step(self, x: Tensor, y: Tensor, draws: torch.Generator, learning_rate: float) -> Tensor:
+        """The loss, still where it was computed: to read it would be to wait for the GPU in every step."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         value = self.loss(self.model, x, y, draws)
         self.optimizer.zero_grad()
         self.accelerator.backward(value)
         self.optimizer.step()
-        return value.item()
+        return value.detach()
 
     def close(self) -> None:
         """Leave nothing on the net: neither gradients nor what accelerate put around it; finish the logs."""

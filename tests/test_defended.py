@@ -56,7 +56,7 @@ def test_many_draws_keep_few_activations(monkeypatch: pytest.MonkeyPatch) -> Non
         return x.grad, seen
 
     kept, once = gradient()
-    monkeypatch.setattr("art_advtransform.defended._KEPT", 59)
+    monkeypatch.setattr("art_advtransform.defended._KEPT", 59 * images(1)[0, 0].numel())
     again, twice = gradient()
     assert (once, twice) == (60, 120)  # f_a's forward pass is made again, in the backward pass
     assert torch.equal(kept, again)

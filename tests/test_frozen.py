@@ -277,5 +277,6 @@ def test_default_batch_size_on_a_cpu(size: int, expected: int) -> None:
     assert default_batch_size(torch.empty(1, 3, size, size)) == expected
 
 
-def test_default_batch_size_elsewhere() -> None:
-    assert default_batch_size(torch.empty(1, 3, 32, 32, device="meta")) == 512
+@pytest.mark.parametrize(("size", "expected"), [(32, 512), (64, 128), (8, 512), (224, 16)])
+def test_default_batch_size_elsewhere(size: int, expected: int) -> None:
+    assert default_batch_size(torch.empty(1, 3, size, size, device="meta")) == expected

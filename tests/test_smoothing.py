@@ -97,6 +97,15 @@ def test_softplus_is_the_rule_on_the_smooth_net_along_the_true_iterates() -> Non
     assert isinstance(net[1], nn.ReLU)  # f_b itself is left alone
 
 
+def test_the_copy_goes_where_f_b_goes() -> None:
+    g = LLPGDTransform(relu_net(), CONFIG, gradient=SoftplusModel(RULE))
+    for moved in (g, g.float(), g.double()):  # as .to("cuda") would
+        x = images(2, (2, 4, 4)).to(moved.model.dtype).requires_grad_()
+        moved(x, torch.zeros_like(x)).sum().backward()
+        assert x.grad is not None
+        assert x.grad.dtype == moved.model.dtype
+
+
 def test_the_copy_is_made_once_and_goes_with_its_model() -> None:
     rule = SoftplusModel(RULE)
     draw = draw_on(relu_net())

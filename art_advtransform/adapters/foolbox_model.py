@@ -40,7 +40,7 @@ class FoolboxDefendedModel(PyTorchModel):
     Example:
         >>> import foolbox, torch
         >>> f_a = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval()
-        >>> model = FoolboxDefendedModel(f_a, LLPGDTransform(f_a))
+        >>> model = FoolboxDefendedModel(f_a, LLPGDTransform(f_a), device="cpu")
         >>> x, y = torch.rand(5, 3, 2, 2), torch.zeros(5, dtype=torch.long)
         >>> _, attacked, success = foolbox.attacks.LinfPGD(steps=3)(model, x, y, epsilons=0.1)
         >>> attacked.shape, success.shape

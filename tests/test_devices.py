@@ -1,0 +1,178 @@
+"""What would break on a GPU, as far as a CPU can tell: who asks for which device, and what is held, moved and written."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import weakref
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from art_advtransform import folding, runs, shards, training
+from art_advtransform.adapters.art_defence import AdversarialTransform
+from art_advtransform.attacks.base import Attack, Target
+from art_advtransform.config import TransformConfig
+from art_advtransform.defended import DefendedModel
+from art_advtransform.evaluation import evaluate
+from art_advtransform.frozen import FrozenModel
+from art_advtransform.layer import LLPGDTransform
+from art_advtransform.losses import defended_loss, imitation_loss, plain_loss
+from art_advtransform.networks import FCN
+from art_advtransform.options import device_of
+from art_advtransform.pretrained import load_pretrained
+from art_advtransform.records import environment
+from tests.cases import digits_case, status
+from tests.evaluations import THREAT, X, Y
+from tests.models import RECIPE, toy, toy_net
+from tests.problems import conv_net, images, seeded, start_for
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch says that there is one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+# ---- devices
+
+
+def test_apples_gpu_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected cpu or cuda, got mps: Apple's GPU has no float64"):
+        device_of("mps")
+
+
+def test_images_are_expected_where_f_a_is() -> None:
+    f_a = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).to("meta")
+    with pytest.raises(ValueError, match="expected images on f_a's device, meta, got them on cpu"):
+        evaluate(DefendedModel(f_a, None), X, Y, "smoke", THREAT)
+
+
+def test_records_name_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One rounds as the other does not."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    assert environment(torch.device("cuda"))["device"] == "cuda Tesla T4"
+    assert environment(torch.device("cpu"))["device"] == "cpu"
+
+
+@pytest.mark.parametrize("loss", [defended_loss, imitation_loss])
+def test_g_is_brought_to_the_images_of_the_training(loss: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, asked = LLPGDTransform(toy_net(5), TransformConfig(max_iter=2)), []
+    far = copy.deepcopy(here).to("meta")
+
+    def brought(self: LLPGDTransform, device: torch.device) -> LLPGDTransform:
+        asked.append((self, device))
+        return here
+
+    monkeypatch.setattr(LLPGDTransform, "to", brought)
+    data = toy(8)
+    model = toy_net() if loss is defended_loss else FCN(data.x.shape[1], here.config.eps, 2, 1)
+    found, expected = (loss(g)(model.eval(), data.x, data.y, seeded(0)) for g in (far, here))
+    assert asked == [(far, torch.device("cpu"))]  # and not where it is there already
+    assert torch.equal(found, expected)
+
+
+def test_f_b_is_folded_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's square root is another: f_b would be another net, with another hash, by where it was frozen."""
+
+    class Elsewhere(nn.Sequential):
+        def cpu(self) -> Elsewhere:
+            where.append("cpu")
+            return super().cpu()
+
+    where: list[str] = []
+    fuse = folding.fuse
+    monkeypatch.setattr(folding, "fuse", lambda *args, **kwargs: [where.append("fuse"), fuse(*args, **kwargs)][1])
+    net = Elsewhere(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
+    assert FrozenModel(net).optimised
+    assert where == ["cpu", "fuse"]
+
+
+class Rounded(nn.Module):
+    """As a GPU: its rounding depends on the size of the batch; none in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = load_pretrained("digits/undefended")
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        return logits if x.dtype == torch.float64 else logits * (1 + 1e-2 * len(x))
+
+
+def test_rounding_is_no_dependence_on_the_batch() -> None:
+    assert status(digits_case(DefendedModel(Rounded(), None).eval()), 1) == "pass"
+
+
+# ---- processes
+
+
+@pytest.mark.usefixtures("gpu")
+def test_processes_exchange_objects_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(shards, "PartialState", lambda **options: asked.update(options))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shards.Shards()
+    assert asked == {"cpu": False, "timeout": timedelta(days=7), "backend": "cuda:nccl,cpu:gloo"}
+
+
+@pytest.mark.parametrize("there_is_one", [False, True])
+def test_what_training_asks_accelerate_for(there_is_one: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never Apple's GPU; and an evaluation in the same program may wait longer than NCCL's ten minutes."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there_is_one)
+    monkeypatch.setattr(training, "Accelerator", lambda **options: asked.update(options))
+    training.start_accelerator()
+    assert asked["cpu"] is not there_is_one
+    assert [handler.timeout for handler in asked["kwargs_handlers"]] == [timedelta(days=7)]
+
+
+def test_a_step_does_not_wait_for_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Tensor] = []
+    item = Tensor.item
+    monkeypatch.setattr(Tensor, "item", lambda self: [read.append(self), item(self)][1])
+    losses = training.fit(toy_net(), toy(), plain_loss, RECIPE)
+    assert len(losses) == RECIPE.nb_epochs
+    assert read == []
+
+
+# ---- memory and pickles
+
+
+def test_a_chunk_that_fails_leaves_nothing_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a chunk that was out of memory would take the next ones with it."""
+    made: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def hungry(target: Target, model: DefendedModel) -> Tensor:
+        alive.append(sum(ref() is not None for ref in made))
+        big = torch.zeros(1000)
+        made.append(weakref.ref(big))
+        if len(made) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return target.x
+
+    monkeypatch.setattr(runs.logger, "disabled", True)  # pytest keeps what is logged, with its traceback
+    model = DefendedModel(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), None)
+    result = evaluate(model, X, Y, [Attack("hungry", hungry)], THREAT, chunk_size=5)
+    assert "OutOfMemoryError" in result.attacks[0].problem
+    assert alive == [0] * len(alive)
+    assert len(alive) > 1
+
+
+def test_private_generators_are_not_pickled() -> None:
+    """One of a GPU can't be read where there is none."""
+    for private in (True, False):
+        generator = None if private else seeded(3)
+        g = LLPGDTransform(conv_net(), generator=generator)
+        defence = AdversarialTransform(conv_net(), generator=generator, device_type="cpu")
+        for held in (g.__getstate__(), defence.__getstate__()):
+            assert any(isinstance(value, torch.Generator) for value in held.values()) is not private
+            assert not any(isinstance(value, LLPGDTransform) for value in held.values())
+        x = images(2)
+        again = pickle.loads(pickle.dumps(defence))
+        assert torch.equal(again.transform(x, start_for(x)), g(x, start_for(x)))
+        assert again.transform.generator is again.generator
