@@ -57,7 +57,7 @@ def older_switches() -> None:
 
 def newer_switches() -> None:
     cuda.matmul.fp32_precision = "tf32"
-    cudnn.conv.fp32_precision = "tf32"
+    _SWITCHES[0].fp32_precision = "tf32"
 
 
 def all_at_once() -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
-from art_advtransform import folding, runs, shards, training
+from art_advtransform import runs, shards, training
 from art_advtransform.adapters.art_defence import AdversarialTransform
 from art_advtransform.attacks.base import Attack, Target
 from art_advtransform.config import TransformConfig
@@ -83,9 +84,12 @@ def test_f_b_is_folded_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
             where.append("cpu")
             return super().cpu()
 
+    def fused(*args: Any, **options: Any) -> nn.Module:
+        where.append("fuse")
+        return fuse(*args, **options)
+
     where: list[str] = []
-    fuse = folding.fuse
-    monkeypatch.setattr(folding, "fuse", lambda *args, **kwargs: [where.append("fuse"), fuse(*args, **kwargs)][1])
+    monkeypatch.setattr("art_advtransform.folding.fuse", fused)
     net = Elsewhere(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
     assert FrozenModel(net).optimised
     assert where == ["cpu", "fuse"]
@@ -133,7 +137,12 @@ def test_what_training_asks_accelerate_for(there_is_one: bool, monkeypatch: pyte
 def test_a_step_does_not_wait_for_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Tensor] = []
     item = Tensor.item
-    monkeypatch.setattr(Tensor, "item", lambda self: [read.append(self), item(self)][1])
+
+    def noted(self: Tensor) -> Any:
+        read.append(self)
+        return item(self)
+
+    monkeypatch.setattr(Tensor, "item", noted)
     losses = training.fit(toy_net(), toy(), plain_loss, RECIPE)
     assert len(losses) == RECIPE.nb_epochs
     assert read == []
