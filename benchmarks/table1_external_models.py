@@ -9,19 +9,25 @@ f_b) are drawn from the same nets, Fig. 10 beside the gradient of f_b's loss; Fi
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.attacks.art_attacks import bpda_identity
+from art_advtransform.attacks.identity import network_identity
 from art_advtransform.expectation import distance, expected_g
 from art_advtransform.figures import grid_figure, normalised
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.recipes import Net
+from art_advtransform.records import environment
+from art_advtransform.runs import attack_code
+from art_advtransform.store import fingerprint, tensors_sha256
 from art_advtransform.transform import loss_gradient
 from benchmarks.columns import trained, with_interval
-from benchmarks.workshop import Workshop
+from benchmarks.workshop import Workshop, told
 
 _ALL = (0, 1, 2, 5, 10, 15, 20)
 # of f_b on clean images: every one has an f_a of its own, so that the smaller scales have fewer
@@ -119,9 +125,30 @@ def _constant(net: Net, learning_rate: float) -> Net:
 def difference(shop: Workshop, f_b: nn.Module) -> tuple[Tensor, dict[str, float]]:
     """E[g(x)] - x of the images that are shown, and how far E[g(x)] is from x over ``NB_EXPECTED`` images."""
     x, draws = shop.attacked.x[: NB_EXPECTED[shop.name]], NB_DRAWS[shop.name]
-    expected = expected_g(LLPGDTransform(f_b), x, draws, shop.seed)
+    expected = expected_and_kept(shop, f_b, x, draws)
     far = distance(expected, x, draws)
     return (expected - x)[:NB_SHOWN], {"distance_mean": far.mean, "distance_rms": far.rms, "distance_max": far.max}
+
+
+def expected_and_kept(shop: Workshop, f_b: nn.Module, x: Tensor, draws: int) -> Tensor:
+    """E[g(x)]; on file for the next time, since one f_b takes longer than an evaluation."""
+    made_by = {
+        "f_b": network_identity(f_b),
+        "images": tensors_sha256([x]),
+        "draws": draws,
+        "seed": shop.seed,
+        "code": attack_code(),
+        "environment": environment(x.device),
+    }
+    kept = shop.home / "expected" / f"{fingerprint(made_by)[:16]}.safetensors"
+    if not kept.exists():
+        g = LLPGDTransform(f_b)
+        expected = expected_g(g, x, draws, shop.seed, partial(told, "E[g(x)]", "draws"))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        scratch = kept.with_suffix(".partial")
+        save_file({"expected": expected.cpu().contiguous()}, scratch)
+        scratch.replace(kept)
+    return load_file(kept)["expected"].to(x)
 
 
 def draw_differences(shop: Workshop, figure: str, shown: dict[str, Tensor]) -> None:

@@ -7,10 +7,12 @@ ship with the package a scale names what it takes. What was killed goes on.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from art_advtransform.layer import LLPGDTransform
 from art_advtransform.pretrained import BUNDLED, bundled_names, load_pretrained, read_card
 from art_advtransform.recipes import THREATS, Net, Role, preset_nets
 from art_advtransform.records import Evaluation
-from art_advtransform.store import AnotherEvaluationError, fingerprint
+from art_advtransform.store import MANIFEST, AnotherEvaluationError, fingerprint
 from art_advtransform.train_nets import Options, is_finished, train_nets
 from benchmarks.harness import FAILURES, RESULTS, print_table, progress, write_csv
 from benchmarks.pictures import table_figure
@@ -179,7 +181,7 @@ class Workshop:
             )
             if encode is not None:
                 train, test = _encoded(train, test, encode, kept)
-            options = Options(preset=self.scale.preset, nets={name: net}, progress=lambda name: partial(_told, name))
+            options = Options(preset=self.scale.preset, nets={name: net}, progress=lambda name: partial(told, name))
             train_nets(self.scale.dataset, train, test, folder, options=options)
             kept.unlink(missing_ok=True)
         return {name: load_pretrained(folder / name, self.device) for name in recipes}
@@ -211,11 +213,11 @@ class Workshop:
         config: TransformConfig | None = None,
         **options: Any,
     ) -> Evaluation:
-        """f_a(g(.)), or f_a alone, under ``attacks``; kept as ``name``, in place of one of other nets, seed or code.
+        """f_a(g(.)), or f_a alone, under ``attacks``; kept as ``name``, where one of other nets or code is set aside.
 
         What could not be run is told to ``harness.FAILURES``.
         """
-        transform = None if f_b is None else LLPGDTransform(f_b, config)
+        transform, folder = None if f_b is None else LLPGDTransform(f_b, config), self.home / self.named(name)
         run = partial(
             evaluate,
             DefendedModel(f_a, transform).eval(),
@@ -223,19 +225,19 @@ class Workshop:
             self.attacked.y,
             attacks,
             options.pop("threat", self.threat),
-            out=self.home / self.named(name),
+            out=folder,
             seed=self.seed,
             nb_draws=self.scale.draws,
             nb_selection_draws=self.scale.selection_draws,
             nb_confirmation_draws=self.scale.confirmation_draws,
-            progress=partial(_told, name),
+            progress=partial(told, name),
             **options,
         )
         try:
             found = run()
         except AnotherEvaluationError as error:
-            progress(f"{error}; begun anew")
-            found = run(restart=True)
+            progress(f"{error}; begun anew, that one is kept as {_set_aside(folder)}")
+            found = run()
         FAILURES.extend(f"{name}: {attack.name} {attack.problem}" for attack in found.attacks if attack.problem)
         return found
 
@@ -295,5 +297,14 @@ def _copy(net: Path, folder: Path) -> None:
     begun.rename(folder)
 
 
-def _told(name: str, what: str, done: int, total: int) -> None:
+def _set_aside(folder: Path) -> Path:
+    """Renamed by the evaluation in it: hours of work are not deleted because a package, or the GPU, is another one today."""
+    begin = f"{folder.name}.before-{json.loads((folder / MANIFEST).read_text()).get('fingerprint', 'unknown')[:8]}"
+    names = chain([begin], (f"{begin}-{i}" for i in count(2)))
+    free = next(name for name in names if not folder.with_name(name).exists())
+    return folder.rename(folder.with_name(free))
+
+
+def told(name: str, what: str, done: int, total: int) -> None:
+    """How far ``name`` is, on the terminal."""
     progress(f"{name}: {what} {done}/{total}")

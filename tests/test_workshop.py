@@ -7,13 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
+from art_advtransform.attacks.base import from_function
 from art_advtransform.attacks.identity import network_identity
 from art_advtransform.datasets import ImageSet, load_dataset
-from art_advtransform.pretrained import read_card
+from art_advtransform.expectation import expected_g
+from art_advtransform.layer import LLPGDTransform
+from art_advtransform.pretrained import load_pretrained, read_card
 from art_advtransform.recipes import Net, preset_nets
 from benchmarks.scales import SCALES
+from benchmarks.table1_external_models import expected_and_kept
 from benchmarks.table2_black_box import another_seed
 from benchmarks.workshop import NB_MEASURED, Workshop
 
@@ -195,3 +200,54 @@ def test_another_seed_s_results_stand_beside() -> None:
     assert shop.named("table1") == "table1"
     assert other.named("table1") == "table1-seed1"
     assert shop.home == other.home  # nets have seeds of their own
+
+
+def test_an_evaluation_of_other_packages_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shop, f_a = Workshop("digits", SCALES["digits"], None, 0, "cpu"), load_pretrained("digits/undefended")
+    calls: list[int] = []
+
+    def darker(x: Tensor, y: Tensor) -> Tensor:
+        calls.append(len(x))
+        return x - 0.125
+
+    def run(python: str) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr("art_advtransform.records.platform.python_version", lambda: python)
+            found = shop.evaluate("any", f_a, None, [from_function("darker", darker)])
+        return str(found.settings["fingerprint"])[:8]
+
+    first = run("3.98")
+    assert run("3.98") == first
+    assert len(calls) == 1
+    made = {path.name: path.read_bytes() for path in (shop.home / "any" / "chunks").iterdir()}
+    second = run("3.99")
+    assert (run("3.98"), run("3.99")) == (first, second)
+    assert len(calls) == 4
+    aside = {folder.name for folder in shop.home.glob("any.before-*")}
+    assert aside == {f"any.before-{first}", f"any.before-{first}-2", f"any.before-{second}"}
+    kept = shop.home / f"any.before-{first}" / "chunks"
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == made
+
+
+def test_the_mean_of_g_is_kept_over_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shop, f_b = Workshop("digits", SCALES["digits"], None, 0, "cpu"), load_pretrained("digits/f_b-adversarial")
+    x = shop.attacked.x[:3]
+    found = expected_and_kept(shop, f_b, x, 4)
+    torch.testing.assert_close(found, expected_g(LLPGDTransform(f_b), x, 4, 0), rtol=0, atol=0)
+
+    def killed(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.table1_external_models.expected_g", killed)
+    assert torch.equal(expected_and_kept(shop, f_b, x, 4), found)
+    others = [
+        (shop, load_pretrained("digits/undefended"), x, 4),
+        (shop, f_b, x[:2], 4),
+        (shop, f_b, x, 5),
+        (replace(shop, seed=1), f_b, x, 4),
+    ]
+    for other in others:
+        with pytest.raises(KeyboardInterrupt):
+            expected_and_kept(*other)
