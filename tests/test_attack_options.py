@@ -109,7 +109,7 @@ def test_steering_is_weighed_against_the_loss(weight: float | None, monkeypatch:
     f_b = target.defended.transform.model
     assert len(directions) == 5
     for k, found in enumerate(directions):
-        towards = scaled(steering_gradient(f_b, target.best, k))
+        towards = scaled(steering_gradient(f_b, target.best, torch.full((len(target.x),), k)))
         torch.testing.assert_close(found, loss + (1.0 if weight is None else weight) * towards)
         assert bool(towards.any())
 

@@ -14,7 +14,7 @@ from art_advtransform.attacks.base import Attack, Target
 from art_advtransform.attacks.climbing import Direction, Keeper, climb, margin
 from art_advtransform.attacks.evolution import evolution_gradient, evolution_strategy
 from art_advtransform.attacks.expectation import expectation_pgd
-from art_advtransform.attacks.steering import steered_pgd, steering_gradient
+from art_advtransform.attacks.steering import steered_pgd, steered_to, steering_gradient
 from art_advtransform.attacks.student import expected_probabilities, student, train_student
 from art_advtransform.config import Objective, ThreatModel, TransformConfig
 from art_advtransform.counting import SCORING, predictions
@@ -86,15 +86,19 @@ def test_steering_gradient_of_a_linear_f_b() -> None:
     logits = net(x).detach()
     for k in range(3):
         others = [j for j in range(3) if j != k]
-        found = steering_gradient(net, x, k)
+        steered = torch.full((4,), k)
+        found = steering_gradient(net, x, steered)
         for i in range(4):
             j = min(others, key=lambda j: float(logits[i, j]))
             leads = float(logits[i, j] - logits[i, k]) >= 1
             expected = torch.zeros(16, dtype=torch.float64) if leads else w[j] - w[k]
             torch.testing.assert_close(found[i].flatten(), expected)
-            opposite = steering_gradient(linear_net(-w), x, k, "most_likely")
+            opposite = steering_gradient(linear_net(-w), x, steered, "most_likely")
             torch.testing.assert_close(opposite, found)
-    assert not bool(steering_gradient(linear_net(100 * w), x, int((100 * net(x[:1])).argmin()))[0].any())
+    each = torch.tensor([2, 0, 1, 2])  # every image its own
+    one_by_one = [steering_gradient(net, x[i : i + 1], each[i : i + 1]) for i in range(4)]
+    torch.testing.assert_close(steering_gradient(net, x, each), torch.cat(one_by_one))
+    assert not bool(steering_gradient(linear_net(1000 * w), x, logits.argmin(1)).any())
     assert all(p.grad is None for p in net.parameters())
 
 
@@ -124,14 +128,26 @@ def test_every_class_has_its_turn() -> None:
     attack = steered_pgd(1, 1)
     original = steering_gradient
 
-    def spy(f_b: nn.Module, x: Tensor, k: int, objective: Objective) -> Tensor:
-        seen.append(k)
+    def spy(f_b: nn.Module, x: Tensor, k: Tensor, objective: Objective) -> Tensor:
+        seen.extend(k.tolist())
         return original(f_b, x, k, objective)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("art_advtransform.attacks.steering.steering_gradient", spy)
         attack.run(target)
-    assert seen == [0, 1]
+    assert seen == [0] * len(target.x) + [1] * len(target.x)
+
+
+@pytest.mark.parametrize("objective", ["least_likely", "most_likely"])
+def test_of_many_classes_those_that_f_b_is_nearest_to_choosing_have_theirs(objective: Objective) -> None:
+    w, x = weights(6) / 10, images(5, (1, 4, 4))
+    net = linear_net(w)
+    ranking = net(x).argsort(1, descending=objective == "most_likely")
+    for nb_targets in (1, 3, 5):
+        found = torch.stack(steered_to(net, x, nb_targets, objective), 1)
+        torch.testing.assert_close(found, ranking[:, :nb_targets])
+    for nb_targets in (6, 10):
+        assert [k.tolist() for k in steered_to(net, x, nb_targets, objective)] == [[k] * 5 for k in range(6)]
 
 
 # ---- evolution strategies
@@ -266,6 +282,7 @@ def test_it_asks_inside_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: student(nb_epochs=0), "expected nb_epochs >= 1, got 0"),
         (lambda: steered_pgd(0), "expected max_iter >= 1, got 0"),
         (lambda: steered_pgd(weight=0.0), "expected weight > 0, got 0.0"),
+        (lambda: steered_pgd(nb_targets=0), "expected nb_targets >= 1, got 0"),
         (lambda: evolution_strategy(1, 0), "expected nb_samples >= 1, got 0"),
         (lambda: evolution_strategy(1, 1, -0.1), "expected sigma > 0, got -0.1"),
     ],

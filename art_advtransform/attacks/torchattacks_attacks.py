@@ -15,6 +15,7 @@ from art_advtransform.defended import DefendedModel
 from art_advtransform.randomness import global_seed
 
 _NB_TARGETS = 3  # of APGD-T through g
+_NB_TARGETS_WITHOUT_G = 9  # as in AutoAttack: all of ten classes, and not 199 of 200
 _LEAST_CLASSES = 4  # that its loss, a ratio, needs
 
 
@@ -96,8 +97,8 @@ def highest_loss(attack: Any, x: Tensor, y: Tensor) -> Tensor:
     return best.detach()
 
 
-def towards_likely(attack: Any, x: Tensor, y: Tensor, nb_targets: int | None = None) -> Tensor:
-    """:func:`highest_loss` of APGD-T towards the wrong classes that are most likely at ``x``; ``None``: all of them.
+def towards_likely(attack: Any, x: Tensor, y: Tensor, nb_targets: int) -> Tensor:
+    """:func:`highest_loss` of APGD-T towards the ``nb_targets`` wrong classes that are most likely at ``x``; no more: all of them.
 
     Called as usual it takes the second and further classes of a ranking that is drawn anew for each of them: never the first, which
     is the one to take where the net is wrong already, and the label itself, where that is not first.
@@ -107,7 +108,7 @@ def towards_likely(attack: Any, x: Tensor, y: Tensor, nb_targets: int | None = N
     if logits.shape[1] < _LEAST_CLASSES:
         raise ValueError(f"expected at least {_LEAST_CLASSES} classes, got {logits.shape[1]}")
     ranking = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
-    attack.n_target_classes = min(ranking.shape[1] - 1, nb_targets or ranking.shape[1])
+    attack.n_target_classes = min(ranking.shape[1] - 1, nb_targets)
     measured = attack.dlr_loss_targeted
 
     def ranked(logits: Tensor, labels: Tensor, _: Tensor) -> Any:
@@ -229,7 +230,7 @@ def auto_pgd_transfer(max_iter: int, seen: Seen, *, targeted: bool = False, surr
         View(seen, surrogate=surrogate),
         kind="transfer",
         continues=True,
-        how=towards_likely if targeted else highest_loss,
+        how=partial(towards_likely, nb_targets=_NB_TARGETS_WITHOUT_G) if targeted else highest_loss,
         steps=max_iter,
         **options,
     )
