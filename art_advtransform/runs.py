@@ -34,6 +34,9 @@ def run_all(
     results: list[AttackResult] = []
     chunks: dict[str, list[Chunk]] = {}
     reasons = [attack.missing(plan.target(attack, 0)) for attack in attacks]
+    for attack, reason in zip(attacks, reasons, strict=True):
+        if shards.is_main and reason is not None and reason.startswith("needs"):  # told now: hours later it is too late
+            logger.warning("%s will not be run: %s; the worst case will lack it", attack.name, reason)
     total, done = len(plan.x) * (reasons.count(None) + 1), 0  # and the worst case
     pools: dict[int, Pool] = {}  # of this process's chunks
     for attack, reason in zip(attacks, reasons, strict=True):

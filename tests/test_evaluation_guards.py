@@ -87,7 +87,7 @@ def test_what_fails_outside_the_attack_is_no_weak_attack(tmp_path: Path, monkeyp
     assert not (tmp_path / "evaluation.json").exists()
 
 
-def test_what_is_not_run_has_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_run_has_its_reason(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def never(target: Target, model: DefendedModel) -> Tensor:
         raise AssertionError("it was run")
 
@@ -100,8 +100,19 @@ def test_what_is_not_run_has_its_reason(monkeypatch: pytest.MonkeyPatch) -> None
     ]
     monkeypatch.setitem(PRESETS, "mine", lambda: attacks)
     totals: set[int] = set()
-    result = run(DefendedModel(Coin(), None), progress=lambda name, done, total: totals.add(total))
+    told: list[str] = []
+
+    def progress(name: str, done: int, total: int) -> None:
+        totals.add(total)
+        told.append(caplog.text)
+
+    result = run(DefendedModel(Coin(), None), progress=progress)
     assert totals == {30}  # that of what is run, and of the worst case
+    # before any is run, what the worst case will lack: not what there is nothing to do for
+    assert "surrogate will not be run: needs a surrogate net; the worst case will lack it" in told[0]
+    assert "toolkit will not be run: needs no_such_toolkit" in told[0]
+    assert "there is no transform" not in caplog.text
+    assert caplog.text.count("will not be run") == 2
     assert [a.problem for a in result.attacks] == [
         "not run: needs a surrogate net",
         "not run: there is no transform to see through",
