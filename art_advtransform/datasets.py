@@ -23,6 +23,7 @@ from torch import Tensor
 
 from art_advtransform.config import check_count
 from art_advtransform.image_tree import DAMAGE, ImageTree, cached, decode_images, open_tree
+from art_advtransform.randomness import usual_device
 
 Split = Literal["train", "test"]
 Root = str | os.PathLike[str] | None
@@ -138,6 +139,7 @@ DATASETS: dict[str, Callable[..., ImageSet]] = {
 }
 
 
+@usual_device()
 def load_dataset(name: str, split: Split = "test", root: Root = None, *, download: bool = False) -> ImageSet:
     """The data set ``name``.
 

@@ -173,7 +173,7 @@ class DefendedModel(nn.Module):
             # one D per draw, the same for every image; repeat_interleave put an image's draws side by side
             draws = (1 if self.one_start else self.eot_samples) if draws is None else draws
             generator = torch.Generator().manual_seed(self._frozen_seed)
-            fixed = torch.empty(draws, *repeated.shape[1:], dtype=repeated.dtype)
+            fixed = torch.empty(draws, *repeated.shape[1:], dtype=repeated.dtype, device="cpu")
             start = random_start(fixed, self.transform.config.eps, generator).to(repeated.device)
             start = start.repeat(len(repeated) // draws, 1, 1, 1)
         transformed: Tensor = self.transform(repeated, start)

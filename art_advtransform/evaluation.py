@@ -18,7 +18,7 @@ from art_advtransform.config import ThreatModel, check_count, check_positive
 from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import check_images
 from art_advtransform.plan import CLEAN, WORST, Plan
-from art_advtransform.randomness import global_seed
+from art_advtransform.randomness import global_seed, usual_device
 from art_advtransform.records import Evaluation, environment
 from art_advtransform.runs import Progress, attack_code, run_all, worst_case
 from art_advtransform.shards import Shards
@@ -27,6 +27,7 @@ from art_advtransform.store import RunFolder, fingerprint, slug
 __all__ = ["Evaluation", "evaluate"]
 
 
+@usual_device()
 def evaluate(
     defended: DefendedModel,
     images: Tensor,

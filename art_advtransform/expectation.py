@@ -100,7 +100,7 @@ def _draw(transform: LLPGDTransform, x: Tensor, k: int, seed: int) -> Tensor:
         if not transform.config.random_start:
             only: Tensor = transform(x)
             return only
-        like = torch.empty(x.shape, dtype=transform.model.dtype)
+        like = torch.empty(x.shape, dtype=transform.model.dtype, device="cpu")
         start = random_start(like, transform.config.eps, keyed_generator(seed, _TRANSFORMATION, k)).to(x.device)
         g: Tensor = transform(x, start)
         return g

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -35,6 +35,16 @@ def keyed_generator(*key: int) -> torch.Generator:
         False
     """
     return torch.Generator().manual_seed(derived_seed(*key))
+
+
+@contextmanager
+def usual_device() -> Iterator[None]:
+    """A context, or decorator, in which what has no device is made on the CPU, whatever ``torch.set_default_device`` says.
+
+    Draws are made there and moved, so that they are the same on every machine; a CPU's generator draws for no other device.
+    """
+    with nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"):
+        yield
 
 
 @contextmanager

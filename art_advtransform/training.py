@@ -26,7 +26,7 @@ from art_advtransform.datasets import ImageSet
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.losses import Loss, imitation_loss
 from art_advtransform.networks import FCN
-from art_advtransform.randomness import derived_seed, global_seed, keyed_generator
+from art_advtransform.randomness import derived_seed, global_seed, keyed_generator, usual_device
 
 Decay = Literal["constant", "cosine"]
 Precision = Literal["no", "bf16", "fp16"]
@@ -116,6 +116,7 @@ def fit_surrogate(
     return h
 
 
+@usual_device()
 def fit(
     model: nn.Module,
     data: ImageSet,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import weakref
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,9 +17,16 @@ from torch.fx.experimental.optimization import fuse
 from art_advtransform import runs, shards, training
 from art_advtransform.adapters.art_defence import AdversarialTransform
 from art_advtransform.attacks.base import Attack, Target
+from art_advtransform.attacks.evolution import evolution_strategy
+from art_advtransform.attacks.flatness import flat_transfer
+from art_advtransform.attacks.foolbox_attacks import gen_attack
+from art_advtransform.attacks.student import student
+from art_advtransform.attacks.torchattacks_attacks import spsa
 from art_advtransform.config import TransformConfig
+from art_advtransform.datasets import load_dataset
 from art_advtransform.defended import DefendedModel
 from art_advtransform.evaluation import evaluate
+from art_advtransform.expectation import expected_g
 from art_advtransform.frozen import FrozenModel
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.losses import defended_loss, imitation_loss, plain_loss
@@ -26,9 +34,10 @@ from art_advtransform.networks import FCN
 from art_advtransform.options import device_of
 from art_advtransform.pretrained import load_pretrained
 from art_advtransform.records import environment
+from art_advtransform.training import fit
 from tests.cases import digits_case, status
 from tests.evaluations import THREAT, X, Y
-from tests.models import RECIPE, toy, toy_net
+from tests.models import RECIPE, defended, digits_target, toy, toy_net
 from tests.problems import conv_net, images, seeded, start_for
 
 
@@ -74,6 +83,36 @@ def test_g_is_brought_to_the_images_of_the_training(loss: Any, monkeypatch: pyte
     found, expected = (loss(g)(model.eval(), data.x, data.y, seeded(0)) for g in (far, here))
     assert asked == [(far, torch.device("cpu"))]  # and not where it is there already
     assert torch.equal(found, expected)
+
+
+def test_a_program_s_default_device_is_no_concern_of_what_draws() -> None:
+    """As `torch.set_default_device("cuda")` sets it: what is made on it by mistake meets what is not."""
+    target, data, recipe = digits_target(defended(), 4), toy(), replace(RECIPE, nb_epochs=1)
+    attacks = [flat_transfer(2, 2), student(1, 4, 2, 1), evolution_strategy(2, 8), spsa(1, 4), gen_attack(2, 4)]
+    options: dict[str, Any] = {
+        "threat": target.threat,
+        "nb_draws": 4,
+        "nb_selection_draws": 2,
+        "nb_confirmation_draws": 2,
+    }
+    options["surrogates"] = target.surrogates
+
+    g = LLPGDTransform(load_pretrained("digits/f_b-adversarial"))
+
+    def run(net: nn.Module) -> list[Any]:
+        losses = fit(net, data, plain_loss, recipe)
+        evaluation = evaluate(target.defended, target.x, target.y, attacks, **options)
+        assert not evaluation.missing
+        images = load_dataset("digits").sample(4).x
+        with target.defended.frozen(5), torch.no_grad():
+            logits = target.defended(images)
+        shares = [attack.per_image for attack in evaluation.attacks]
+        return [losses, shares, logits.tolist(), expected_g(g, images, 2).tolist()]
+
+    first, second = toy_net(), toy_net()
+    usual = run(first)
+    with torch.device("meta"):
+        assert run(second) == usual
 
 
 def test_f_b_is_folded_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

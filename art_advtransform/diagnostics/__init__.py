@@ -21,7 +21,7 @@ from art_advtransform.diagnostics import (  # noqa: F401 - they register their c
 )
 from art_advtransform.diagnostics.case import CHECK, CHECKS, Case, Check, Verdict
 from art_advtransform.evaluation import left_as_found
-from art_advtransform.randomness import derived_seed, global_seed
+from art_advtransform.randomness import derived_seed, global_seed, usual_device
 
 __all__ = ["CHECKS", "CRASHED", "Case", "Verdict", "checks_code", "diagnose"]
 
@@ -46,6 +46,7 @@ def _verdict(function: Check, case: Case) -> Verdict:
         return Verdict("fail", f"{CRASHED}{type(error).__name__}: {error}")
 
 
+@usual_device()
 def diagnose(
     case: Case,
     numbers: Collection[int] | None = None,
