@@ -16,7 +16,7 @@ from torch import Tensor
 
 from art_advtransform.config import check_count
 from art_advtransform.layer import LLPGDTransform
-from art_advtransform.randomness import keyed_generator
+from art_advtransform.randomness import keyed_generator, usual_device
 from art_advtransform.transform import random_start
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class TransformBank:
         self._draw, self._images = -1, torch.empty(0)
         self._of = "" if path is None else self._identity()
 
+    @usual_device()
     def __call__(self, epoch: int) -> Tensor:
         """The images of the epoch, half precision, shape of ``x``."""
         draw = epoch // self.redraw_every

@@ -139,7 +139,6 @@ DATASETS: dict[str, Callable[..., ImageSet]] = {
 }
 
 
-@usual_device()
 def load_dataset(name: str, split: Split = "test", root: Root = None, *, download: bool = False) -> ImageSet:
     """The data set ``name``.
 
@@ -179,6 +178,7 @@ def _missing(name: str, base: Path, wanted: str, how: str) -> FileNotFoundError:
     )
 
 
+@usual_device()
 def _from_torchvision(name: str, kind: type, base: Path, split: Split, download: bool, wanted: str) -> ImageSet:
     _check_split(split)
     try:
@@ -191,6 +191,7 @@ def _from_torchvision(name: str, kind: type, base: Path, split: Split, download:
     return ImageSet(name, pixels.float() / 255, torch.as_tensor(raw.targets).long(), tuple(raw.classes))
 
 
+@usual_device()
 def _from_tree(name: str, tree: ImageTree, split: Split, label: Labels) -> ImageSet:
     """A folder or zip of image files; a zip is decoded once."""
     _check_split(split)

@@ -60,7 +60,8 @@ def evaluate(
 
     Args:
         defended: the model, with one draw for each prediction (what it is attacked with is the attack's business), not frozen;
-            its networks are left in the mode they came in.
+            its networks are left in the mode they came in. What they make themselves they make where their input is: a default
+            device of torch doesn't hold here.
         images: (n, C, H, W) inside ``threat.clip_values``.
         labels: true classes (n,), int64.
         preset: a key of ``art_advtransform.attacks.presets.PRESETS``, or the attacks themselves.

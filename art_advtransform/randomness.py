@@ -43,7 +43,7 @@ def usual_device() -> Iterator[None]:
 
     Draws are made there and moved, so that they are the same on every machine; a CPU's generator draws for no other device.
     """
-    with nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"):
+    with nullcontext() if torch.empty(0).device.type == "cpu" else torch.device("cpu"):
         yield
 
 

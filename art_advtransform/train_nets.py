@@ -29,7 +29,7 @@ from art_advtransform.losses import (
 from art_advtransform.measuring import found
 from art_advtransform.networks import NETWORKS
 from art_advtransform.pretrained import load_pretrained, read_card, round_to_half, save_pretrained
-from art_advtransform.randomness import derived_seed, global_seed, keyed_generator
+from art_advtransform.randomness import derived_seed, global_seed, keyed_generator, usual_device
 from art_advtransform.recipes import Net, preset_nets
 from art_advtransform.training import Precision, check_precision, fit, start_accelerator
 
@@ -69,6 +69,7 @@ class Options:
     progress: Callable[[str], Progress] | None = None
 
 
+@usual_device()
 def train_nets(
     dataset: str,
     train: ImageSet,

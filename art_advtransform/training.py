@@ -87,6 +87,7 @@ class Recipe:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
+@usual_device()
 def fit_surrogate(
     transform: LLPGDTransform,
     data: ImageSet,
@@ -137,7 +138,8 @@ def fit(
 
     Args:
         model: any nn.Module that ``loss`` can call; its images come in channels_last, so that it flattens by ``flatten`` or
-            ``reshape``, not ``view``.
+            ``reshape``, not ``view``. What it makes itself it makes where its input is: a default device of torch doesn't hold
+            here.
         data: training images and labels.
         loss: scalar loss of a batch (model, x, y, generator).
         recipe: how to optimise.

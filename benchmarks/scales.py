@@ -3,7 +3,7 @@
 `--scale digits`: minutes on two cores for all of them, so that they can be run with the tests: what is compared is trained alike,
 and briefly; `cpu`: hours on two cores, CIFAR-10 (Tiny ImageNet for Table 6 and Fig. 9) with small nets, few epochs and a share of
 the training images, or where all of a table's nets come with the package, with those; `paper`: the paper's own setting, where it
-tells it, for a GPU.
+tells it (Fig. 5 has fewer draws), for a GPU.
 """
 
 from __future__ import annotations

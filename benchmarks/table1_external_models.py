@@ -12,21 +12,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.attacks.art_attacks import bpda_identity
-from art_advtransform.attacks.identity import network_identity
-from art_advtransform.expectation import distance, expected_g
+from art_advtransform.expectation import distance
 from art_advtransform.figures import grid_figure, normalised
-from art_advtransform.layer import LLPGDTransform
 from art_advtransform.recipes import Net
-from art_advtransform.records import environment
-from art_advtransform.runs import attack_code
-from art_advtransform.store import fingerprint, tensors_sha256
 from art_advtransform.transform import loss_gradient
 from benchmarks.columns import trained, with_interval
+from benchmarks.keeping import mean_of_g
 from benchmarks.workshop import Workshop, told
 
 _ALL = (0, 1, 2, 5, 10, 15, 20)
@@ -125,30 +120,9 @@ def _constant(net: Net, learning_rate: float) -> Net:
 def difference(shop: Workshop, f_b: nn.Module) -> tuple[Tensor, dict[str, float]]:
     """E[g(x)] - x of the images that are shown, and how far E[g(x)] is from x over ``NB_EXPECTED`` images."""
     x, draws = shop.attacked.x[: NB_EXPECTED[shop.name]], NB_DRAWS[shop.name]
-    expected = expected_and_kept(shop, f_b, x, draws)
+    expected = mean_of_g(f_b, x, draws, shop.seed, shop.home, partial(told, "E[g(x)]", "draws"))
     far = distance(expected, x, draws)
     return (expected - x)[:NB_SHOWN], {"distance_mean": far.mean, "distance_rms": far.rms, "distance_max": far.max}
-
-
-def expected_and_kept(shop: Workshop, f_b: nn.Module, x: Tensor, draws: int) -> Tensor:
-    """E[g(x)]; on file for the next time, since one f_b takes longer than an evaluation."""
-    made_by = {
-        "f_b": network_identity(f_b),
-        "images": tensors_sha256([x]),
-        "draws": draws,
-        "seed": shop.seed,
-        "code": attack_code(),
-        "environment": environment(x.device),
-    }
-    kept = shop.home / "expected" / f"{fingerprint(made_by)[:16]}.safetensors"
-    if not kept.exists():
-        g = LLPGDTransform(f_b)
-        expected = expected_g(g, x, draws, shop.seed, partial(told, "E[g(x)]", "draws"))
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        scratch = kept.with_suffix(".partial")
-        save_file({"expected": expected.cpu().contiguous()}, scratch)
-        scratch.replace(kept)
-    return load_file(kept)["expected"].to(x)
 
 
 def draw_differences(shop: Workshop, figure: str, shown: dict[str, Tensor]) -> None:

@@ -7,17 +7,13 @@ ship with the package a scale names what it takes. What was killed goes on.
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from art_advtransform.attacks.base import Attack
@@ -29,9 +25,10 @@ from art_advtransform.layer import LLPGDTransform
 from art_advtransform.pretrained import BUNDLED, bundled_names, load_pretrained, read_card
 from art_advtransform.recipes import THREATS, Net, Role, preset_nets
 from art_advtransform.records import Evaluation
-from art_advtransform.store import MANIFEST, AnotherEvaluationError, fingerprint
+from art_advtransform.store import fingerprint
 from art_advtransform.train_nets import Options, is_finished, train_nets
 from benchmarks.harness import FAILURES, RESULTS, print_table, progress, write_csv
+from benchmarks.keeping import copied, copy_net, encoded_and_kept, in_place_of_another
 from benchmarks.pictures import table_figure
 from benchmarks.scales import ALL_SHIPPED, ELSEWHERE, SCALES, Scale
 
@@ -172,7 +169,7 @@ class Workshop:
         folder = self.home / "nets"
         for name, net in recipes.items():  # f_b first: what is trained on it may be there by another name
             there = partial(self._is_there, net, encoded=encode is not None)
-            if self._shipped(net, folder / name) or there(folder / name) or _copied(folder / name, there):
+            if self._shipped(net, folder / name) or there(folder / name) or copied(folder / name, there):
                 continue
             train, test = self.train, self.test.sample(min(NB_MEASURED, len(self.test)))
             kept = (
@@ -180,7 +177,7 @@ class Workshop:
                 / f"{name}.{fingerprint({'net': net.to_json(), 'train': self.train_sha256})[:8]}.encoded.safetensors"
             )
             if encode is not None:
-                train, test = _encoded(train, test, encode, kept)
+                train, test = encoded_and_kept(train, test, encode, kept)
             options = Options(preset=self.scale.preset, nets={name: net}, progress=lambda name: partial(told, name))
             train_nets(self.scale.dataset, train, test, folder, options=options)
             kept.unlink(missing_ok=True)
@@ -201,7 +198,7 @@ class Workshop:
             return False
         bundled = BUNDLED / self.scale.dataset / shipped[0]
         if not folder.exists() or read_card(folder) != read_card(bundled):
-            _copy(bundled, folder)
+            copy_net(bundled, folder)
         return True
 
     def evaluate(
@@ -213,7 +210,7 @@ class Workshop:
         config: TransformConfig | None = None,
         **options: Any,
     ) -> Evaluation:
-        """f_a(g(.)), or f_a alone, under ``attacks``; kept as ``name``, where one of other nets or code is set aside.
+        """f_a(g(.)), or f_a alone, under ``attacks``; kept as ``name``, where one of other nets, images or packages is set aside.
 
         What could not be run is told to ``harness.FAILURES``.
         """
@@ -233,11 +230,7 @@ class Workshop:
             progress=partial(told, name),
             **options,
         )
-        try:
-            found = run()
-        except AnotherEvaluationError as error:
-            progress(f"{error}; begun anew, that one is kept as {_set_aside(folder)}")
-            found = run()
+        found = in_place_of_another(run, folder)
         FAILURES.extend(f"{name}: {attack.name} {attack.problem}" for attack in found.attacks if attack.problem)
         return found
 
@@ -264,45 +257,6 @@ class Workshop:
         """Where it goes."""
         elsewhere = "" if self.device == "cpu" else f"-{self.device}"
         return RESULTS / f"{self.named(f'{question}-{self.name}')}{elsewhere}.png"
-
-
-def _copied(folder: Path, same: Callable[[Path], bool]) -> bool:
-    """Whether a table had this very net trained by another name; it is copied then."""
-    others = [other.parent for other in sorted(folder.parent.glob("[!.]*/card.json")) if other.parent != folder]
-    found = next((other for other in others if same(other)), None)
-    if found is not None:
-        _copy(found, folder)
-    return found is not None
-
-
-def _encoded(
-    train: ImageSet, test: ImageSet, encode: Callable[[Tensor], Tensor], kept: Path
-) -> tuple[ImageSet, ImageSet]:
-    """Both through ``encode``; on file until the net is there, since some take longer than the training."""
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        scratch = kept.with_suffix(".partial")
-        save_file({"train": encode(train.x).contiguous(), "test": encode(test.x).contiguous()}, scratch)
-        scratch.replace(kept)
-    x = load_file(kept)
-    return replace(train, x=x["train"]), replace(test, x=x["test"])
-
-
-def _copy(net: Path, folder: Path) -> None:
-    """In place of what is there; a kill leaves no half of it."""
-    begun = folder.with_name(f".{folder.name}.copying")
-    shutil.rmtree(begun, ignore_errors=True)
-    shutil.copytree(net, begun)
-    shutil.rmtree(folder, ignore_errors=True)
-    begun.rename(folder)
-
-
-def _set_aside(folder: Path) -> Path:
-    """Renamed by the evaluation in it: hours of work are not deleted because a package, or the GPU, is another one today."""
-    begin = f"{folder.name}.before-{json.loads((folder / MANIFEST).read_text()).get('fingerprint', 'unknown')[:8]}"
-    names = chain([begin], (f"{begin}-{i}" for i in count(2)))
-    free = next(name for name in names if not folder.with_name(name).exists())
-    return folder.rename(folder.with_name(free))
 
 
 def told(name: str, what: str, done: int, total: int) -> None:

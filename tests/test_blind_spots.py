@@ -146,6 +146,8 @@ def test_of_many_classes_those_that_f_b_is_nearest_to_choosing_have_theirs(objec
     for nb_targets in (1, 3, 5):
         found = torch.stack(steered_to(net, x, nb_targets, objective), 1)
         torch.testing.assert_close(found, ranking[:, :nb_targets])
+    assert steered_pgd(2, 1, nb_targets=3).name == f"{steered_pgd(2, 1).name}, 3 classes"
+    assert steered_pgd(2, 1, nb_targets=3).cost < steered_pgd(2, 1).cost
     for nb_targets in (6, 10):
         assert [k.tolist() for k in steered_to(net, x, nb_targets, objective)] == [[k] * 5 for k in range(6)]
 

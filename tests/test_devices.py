@@ -25,6 +25,7 @@ from art_advtransform.attacks.torchattacks_attacks import spsa
 from art_advtransform.config import TransformConfig
 from art_advtransform.datasets import load_dataset
 from art_advtransform.defended import DefendedModel
+from art_advtransform.diagnostics import CRASHED, diagnose
 from art_advtransform.evaluation import evaluate
 from art_advtransform.expectation import expected_g
 from art_advtransform.frozen import FrozenModel
@@ -97,7 +98,7 @@ def test_a_program_s_default_device_is_no_concern_of_what_draws() -> None:
     }
     options["surrogates"] = target.surrogates
 
-    g = LLPGDTransform(load_pretrained("digits/f_b-adversarial"))
+    g, case = LLPGDTransform(load_pretrained("digits/f_b-adversarial")), digits_case(n=2)
 
     def run(net: nn.Module) -> list[Any]:
         losses = fit(net, data, plain_loss, recipe)
@@ -107,6 +108,7 @@ def test_a_program_s_default_device_is_no_concern_of_what_draws() -> None:
         with target.defended.frozen(5), torch.no_grad():
             logits = target.defended(images)
         shares = [attack.per_image for attack in evaluation.attacks]
+        assert not diagnose(case, [15])[15].reason.startswith(CRASHED)
         return [losses, shares, logits.tolist(), expected_g(g, images, 2).tolist()]
 
     first, second = toy_net(), toy_net()

@@ -21,7 +21,7 @@ from art_advtransform.defended import DefendedModel
 from art_advtransform.pretrained import load_pretrained
 from tests.evaluations import drifting
 from tests.models import defended, digits_target, undefended
-from tests.problems import linear_net
+from tests.problems import images, linear_net, seeded
 
 EPS = 0.1
 # the lead of class 1 is the sum of all pixels minus 2: at 0.5 both are level, every step up counts
@@ -34,6 +34,23 @@ def target(level: float, y: int = 0) -> Target:
     made = digits_target(undefended(), 3)
     threat = replace(made.threat, eps=EPS)
     return Target(DefendedModel(SUM, None), x, torch.full((3,), y), threat, 0, {"surrogate": SUM})
+
+
+def test_without_g_apgd_t_goes_towards_nine_of_many_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = linear_net(torch.randn(30, 4, generator=seeded(0)))
+    x, y, seen = images(3, (1, 2, 2), dtype=torch.float32), torch.tensor([0, 1, 2]), list[Tensor]()
+    loss = torchattacks.APGDT.dlr_loss_targeted
+
+    def watched(self: object, x: Tensor, y: Tensor, y_target: Tensor) -> Tensor:
+        seen.append(y_target)
+        found: Tensor = loss(self, x, y, y_target)
+        return found
+
+    monkeypatch.setattr(torchattacks.APGDT, "dlr_loss_targeted", watched)
+    TARGETED.run(Target(DefendedModel(net, None), x, y, target(0.5).threat, 0))
+    ranking = net(x).scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
+    for i in range(3):
+        assert list(dict.fromkeys(int(y_target[i]) for y_target in seen)) == ranking[i, :9].tolist()
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3])

@@ -17,8 +17,8 @@ from art_advtransform.expectation import expected_g
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.pretrained import load_pretrained, read_card
 from art_advtransform.recipes import Net, preset_nets
+from benchmarks.keeping import mean_of_g
 from benchmarks.scales import SCALES
-from benchmarks.table1_external_models import expected_and_kept
 from benchmarks.table2_black_box import another_seed
 from benchmarks.workshop import NB_MEASURED, Workshop
 
@@ -221,33 +221,36 @@ def test_an_evaluation_of_other_packages_is_set_aside(tmp_path: Path, monkeypatc
     assert run("3.98") == first
     assert len(calls) == 1
     made = {path.name: path.read_bytes() for path in (shop.home / "any" / "chunks").iterdir()}
-    second = run("3.99")
-    assert (run("3.98"), run("3.99")) == (first, second)
-    assert len(calls) == 4
+    second, third = run("3.99"), run("3.100")
+    assert len(calls) == 3
     aside = {folder.name for folder in shop.home.glob("any.before-*")}
-    assert aside == {f"any.before-{first}", f"any.before-{first}-2", f"any.before-{second}"}
+    assert aside == {f"any.before-{first}", f"any.before-{second}"}
     kept = shop.home / f"any.before-{first}" / "chunks"
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == made
+    # it is taken again, whichever was there in between
+    for python in ("3.98", "3.99", "3.100"):
+        run(python)
+    assert len(calls) == 3
+    assert {folder.name for folder in shop.home.glob("any*")} == aside | {"any"}
+    assert run("3.100") == third
 
 
-def test_the_mean_of_g_is_kept_over_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    shop, f_b = Workshop("digits", SCALES["digits"], None, 0, "cpu"), load_pretrained("digits/f_b-adversarial")
-    x = shop.attacked.x[:3]
-    found = expected_and_kept(shop, f_b, x, 4)
+def test_the_mean_of_g_is_taken_from_file_once_it_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    f_b, x = load_pretrained("digits/f_b-adversarial"), load_dataset("digits").sample(3).x
+    told: list[tuple[int, int]] = []
+    found = mean_of_g(f_b, x, 4, 0, tmp_path, lambda done, total: told.append((done, total)))
     torch.testing.assert_close(found, expected_g(LLPGDTransform(f_b), x, 4, 0), rtol=0, atol=0)
+    assert told == [(done, 4) for done in (1, 2, 3, 4)]
 
-    def killed(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
+    def made_again(*arguments: object) -> None:
+        raise InterruptedError
 
-    monkeypatch.setattr("benchmarks.table1_external_models.expected_g", killed)
-    assert torch.equal(expected_and_kept(shop, f_b, x, 4), found)
-    others = [
-        (shop, load_pretrained("digits/undefended"), x, 4),
-        (shop, f_b, x[:2], 4),
-        (shop, f_b, x, 5),
-        (replace(shop, seed=1), f_b, x, 4),
-    ]
+    monkeypatch.setattr("benchmarks.keeping.expected_g", made_again)
+    assert torch.equal(mean_of_g(f_b, x, 4, 0, tmp_path, made_again), found)
+    others = [(load_pretrained("digits/undefended"), x, 4, 0), (f_b, x[:2], 4, 0), (f_b, x, 5, 0), (f_b, x, 4, 1)]
     for other in others:
-        with pytest.raises(KeyboardInterrupt):
-            expected_and_kept(*other)
+        with pytest.raises(InterruptedError):
+            mean_of_g(*other, tmp_path, made_again)
+    monkeypatch.setattr("benchmarks.keeping._code_of_g", lambda: "mended")
+    with pytest.raises(InterruptedError):
+        mean_of_g(f_b, x, 4, 0, tmp_path, made_again)

@@ -14,10 +14,16 @@ from art_advtransform.defended import DefendedModel
 _BELOW_BY = 1.0
 # On the way to each class, its end; more would cost more than the climb.
 _LOOKS = 1
+_NB_TARGETS = 10  # all of most data sets
 
 
 def steered_pgd(
-    max_iter: int = 20, eot_samples: int = 4, weight: float = 1.0, nb_targets: int = 10, *, continues: bool = True
+    max_iter: int = 20,
+    eot_samples: int = 4,
+    weight: float = 1.0,
+    nb_targets: int = _NB_TARGETS,
+    *,
+    continues: bool = True,
 ) -> Attack:
     """For each class k in turn, PGD on E_D margin(f_a(g_D(x)), y), and on k being the class that g works on.
 
@@ -54,6 +60,7 @@ def steered_pgd(
         return keeper.best
 
     name = f"steering f_b to each class: PGD-{max_iter}, {eot_samples} draws"
+    name += "" if nb_targets == _NB_TARGETS else f", {nb_targets} classes"
     cost = nb_targets * (max_iter * eot_samples + looks_cost(_LOOKS)) + looks_cost(1)
     return Attack(name, generate, "white box", View(uses_g=True), method="steered_pgd", cost=cost, continues=continues)
 
@@ -64,7 +71,7 @@ def steered_to(f_b: torch.nn.Module, x: Tensor, nb_targets: int, objective: Obje
         logits = f_b(x.to(next(f_b.parameters())))
     nb_classes = logits.shape[1]
     if nb_classes <= nb_targets:
-        return list(torch.arange(nb_classes, device=x.device)[:, None].expand(-1, len(x)))
+        return list(torch.arange(nb_classes, device=logits.device)[:, None].expand(-1, len(x)))
     nearest: Tensor = logits.topk(nb_targets, 1, largest=objective == "most_likely").indices
     return list(nearest.T)
 

@@ -219,6 +219,8 @@ def momentum_transfer(max_iter: int, seen: Seen, *, variance: bool = False) -> A
 def auto_pgd_transfer(max_iter: int, seen: Seen, *, targeted: bool = False, surrogate: str | None = None) -> Attack:
     """APGD-CE or APGD-T (Croce & Hein 2020, arXiv 2003.01690) on a net without g: where there is no defence, the attack on it.
 
+    APGD-T goes towards each of the nine wrong classes that are most likely in turn, as in AutoAttack.
+
     ``surrogate``: of ``seen`` surrogates that of this name alone.
     """
     on = f"the surrogate {surrogate}" if surrogate else seen

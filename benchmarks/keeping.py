@@ -1,0 +1,109 @@
+"""What the paper's tables and figures keep in `runs/`, so that a kill loses little: nets, encoded images, E[g(x)], evaluations."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import art_advtransform
+from art_advtransform.attacks.identity import network_identity
+from art_advtransform.datasets import ImageSet
+from art_advtransform.expectation import expected_g
+from art_advtransform.layer import LLPGDTransform
+from art_advtransform.records import Evaluation, environment
+from art_advtransform.store import MANIFEST, AnotherEvaluationError, fingerprint, tensors_sha256
+from benchmarks.harness import progress
+
+_CODE_OF_G = ("config", "randomness", "arithmetic", "transform", "folding", "frozen", "layer", "expectation")
+
+
+def copied(folder: Path, same: Callable[[Path], bool]) -> bool:
+    """Whether a table had this very net trained by another name; it is copied then."""
+    others = [other.parent for other in sorted(folder.parent.glob("[!.]*/card.json")) if other.parent != folder]
+    found = next((other for other in others if same(other)), None)
+    if found is not None:
+        copy_net(found, folder)
+    return found is not None
+
+
+def encoded_and_kept(
+    train: ImageSet, test: ImageSet, encode: Callable[[Tensor], Tensor], kept: Path
+) -> tuple[ImageSet, ImageSet]:
+    """Both through ``encode``; on file until the net is there, since some take longer than the training."""
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        scratch = kept.with_suffix(".partial")
+        save_file({"train": encode(train.x).contiguous(), "test": encode(test.x).contiguous()}, scratch)
+        scratch.replace(kept)
+    x = load_file(kept)
+    return replace(train, x=x["train"]), replace(test, x=x["test"])
+
+
+def copy_net(net: Path, folder: Path) -> None:
+    """In place of what is there; a kill leaves no half of it."""
+    begun = folder.with_name(f".{folder.name}.copying")
+    shutil.rmtree(begun, ignore_errors=True)
+    shutil.copytree(net, begun)
+    shutil.rmtree(folder, ignore_errors=True)
+    begun.rename(folder)
+
+
+def in_place_of_another(run: Callable[[], Evaluation], folder: Path) -> Evaluation:
+    """What ``run`` finds or goes on with in ``folder``; an evaluation of other settings that is there is renamed.
+
+    Hours of work are not deleted because torch, or the GPU, is another one today. One that was renamed before is taken again
+    where it is the one that is asked for.
+    """
+    earlier = iter(sorted(folder.parent.glob(f"{folder.name}.before-*")))
+    while True:
+        try:
+            return run()
+        except AnotherEvaluationError as error:
+            progress(f"{error}; that one is kept as {_set_aside(folder)}")
+            again = next(earlier, None)
+            if again is not None:
+                again.rename(folder)
+
+
+def _set_aside(folder: Path) -> Path:
+    """Renamed by the evaluation in it."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    found = manifest.get("fingerprint") if isinstance(manifest, dict) else None
+    return folder.rename(folder.with_name(f"{folder.name}.before-{str(found)[:8]}"))
+
+
+def mean_of_g(
+    f_b: nn.Module, x: Tensor, nb_draws: int, seed: int, home: Path, report: Callable[[int, int], None]
+) -> Tensor:
+    """E[g(x)], shape of ``x``; on file in ``home`` once it is known, since of one f_b it may take longer than an evaluation."""
+    made_by: dict[str, Any] = {
+        "f_b": network_identity(f_b),
+        "images": tensors_sha256([x]),
+        "draws": nb_draws,
+        "seed": seed,
+        "code": _code_of_g(),
+        "environment": environment(x.device),
+    }
+    kept = home / "expected" / f"{fingerprint(made_by)[:16]}.safetensors"
+    if not kept.exists():
+        expected = expected_g(LLPGDTransform(f_b), x, nb_draws, seed, report)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        scratch = kept.with_suffix(".partial")
+        save_file({"expected": expected.cpu().contiguous()}, scratch)
+        scratch.replace(kept)
+    return load_file(kept)["expected"].to(x)
+
+
+@cache
+def _code_of_g() -> str:
+    package = Path(art_advtransform.__file__).parent
+    return hashlib.sha256(b"".join((package / f"{name}.py").read_bytes() for name in _CODE_OF_G)).hexdigest()
