@@ -1,4 +1,4 @@
-"""What a record of the preset strong left of a net, attacked again by what has been mended since.
+"""What a record of the preset strong left of a net, attacked again from the start.
 
     python -m benchmarks.second_pass [--dataset cifar10] [--model adversarial] [--record benchmarks/results/evaluate-cifar10-strong]
 
