@@ -36,9 +36,9 @@ def target(level: float, y: int = 0) -> Target:
     return Target(DefendedModel(SUM, None), x, torch.full((3,), y), threat, 0, {"surrogate": SUM})
 
 
-def test_without_g_apgd_t_goes_towards_nine_of_many_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = linear_net(torch.randn(30, 4, generator=seeded(0)))
-    x, y, seen = images(3, (1, 2, 2), dtype=torch.float32), torch.tensor([0, 1, 2]), list[Tensor]()
+def classes_aimed_at(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """What APGD-T is asked to aim at, as it is asked."""
+    seen: list[Tensor] = []
     loss = torchattacks.APGDT.dlr_loss_targeted
 
     def watched(self: object, x: Tensor, y: Tensor, y_target: Tensor) -> Tensor:
@@ -47,6 +47,12 @@ def test_without_g_apgd_t_goes_towards_nine_of_many_classes(monkeypatch: pytest.
         return found
 
     monkeypatch.setattr(torchattacks.APGDT, "dlr_loss_targeted", watched)
+    return seen
+
+
+def test_without_g_apgd_t_goes_towards_nine_of_many_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = linear_net(torch.randn(30, 4, generator=seeded(0)))
+    x, y, seen = images(3, (1, 2, 2), dtype=torch.float32), torch.tensor([0, 1, 2]), classes_aimed_at(monkeypatch)
     TARGETED.run(Target(DefendedModel(net, None), x, y, target(0.5).threat, 0))
     ranking = net(x).scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
     for i in range(3):
@@ -62,15 +68,7 @@ def test_apgd_t_goes_towards_the_wrong_classes_that_are_most_likely(
     with torch.no_grad():
         ranking = given.defended(given.x).argsort(1, descending=True)
     given.y = ranking[:, rank].clone()  # right, second, fourth
-    seen: list[Tensor] = []
-    loss = torchattacks.APGDT.dlr_loss_targeted
-
-    def watched(self: object, x: Tensor, y: Tensor, y_target: Tensor) -> Tensor:
-        seen.append(y_target)
-        found: Tensor = loss(self, x, y, y_target)
-        return found
-
-    monkeypatch.setattr(torchattacks.APGDT, "dlr_loss_targeted", watched)
+    seen = classes_aimed_at(monkeypatch)
     attack.run(given)
     for i, label in enumerate(given.y.tolist()):
         expected = [k for k in ranking[i].tolist() if k != label][:nb_targets]
