@@ -44,7 +44,7 @@ PAPER_TABLE5 = (
 
 # examples made for three N that its text has lost, in its order
 PAPER_COLUMNS = ("paper_column_1", "paper_column_2", "paper_column_3")
-# To differentiate every step takes several times as long; with the paper's 500 draws the figure would take a GPU more than a week.
+# To differentiate every step takes several times as long as BPDA-I, whose draws the scales have.
 DRAWS_DIVIDED_BY = {"digits": 5, "cpu": 5, "paper": 10}
 
 _PAPER_MEASURED_ON = {**NOT_MEASURED, "dataset": "cifar10", "eps": 0.031}
