@@ -40,10 +40,7 @@ def encoded_and_kept(
 ) -> tuple[ImageSet, ImageSet]:
     """Both through ``encode``; on file until the net is there, since some take longer than the training."""
     if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        scratch = kept.with_suffix(".partial")
-        save_file({"train": encode(train.x).contiguous(), "test": encode(test.x).contiguous()}, scratch)
-        scratch.replace(kept)
+        _save({"train": encode(train.x), "test": encode(test.x)}, kept)
     x = load_file(kept)
     return replace(train, x=x["train"]), replace(test, x=x["test"])
 
@@ -95,12 +92,16 @@ def mean_of_g(
     }
     kept = home / "expected" / f"{fingerprint(made_by)[:16]}.safetensors"
     if not kept.exists():
-        expected = expected_g(LLPGDTransform(f_b), x, nb_draws, seed, report)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        scratch = kept.with_suffix(".partial")
-        save_file({"expected": expected.cpu().contiguous()}, scratch)
-        scratch.replace(kept)
+        _save({"expected": expected_g(LLPGDTransform(f_b), x, nb_draws, seed, report)}, kept)
     return load_file(kept)["expected"].to(x)
+
+
+def _save(tensors: dict[str, Tensor], kept: Path) -> None:
+    """Whole or not at all."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    scratch = kept.with_suffix(".partial")
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, scratch)
+    scratch.replace(kept)
 
 
 @cache

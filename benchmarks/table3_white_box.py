@@ -188,7 +188,7 @@ def preprocessed(shop: Workshop, name: str, plain: Net) -> System:
     classifier = shop.nets({role: net}, encode=partial(encoded, make(nn.Identity(), shop.threat)))[role]
     model = make(classifier, shop.threat).eval()
     behind = {"behind": classifier} if channels == 1 else {}
-    # no more steps than pruning has: total variation, on the CPU alone, takes 10 ms an image and draw
+    # no more steps than pruning has: total variation runs on the CPU alone, image by image
     breaks = (of_many_draws(min(shop.scale.climb, 100)),) if model.randomized else WITHOUT_DRAWS
     return System(model, implementation, shop.card(role), ("-", 0.0, "BPDA"), behind=behind, breaks=breaks)
 

@@ -95,9 +95,8 @@ def test_a_program_s_default_device_is_no_concern_of_what_draws() -> None:
         "nb_draws": 4,
         "nb_selection_draws": 2,
         "nb_confirmation_draws": 2,
+        "surrogates": target.surrogates,
     }
-    options["surrogates"] = target.surrogates
-
     g, case = LLPGDTransform(load_pretrained("digits/f_b-adversarial")), digits_case(n=2)
 
     def run(net: nn.Module) -> list[Any]:
