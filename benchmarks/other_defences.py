@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from art_advtransform.attacks.torchattacks_attacks import auto_pgd
+from art_advtransform.attacks.torchattacks_attacks import NB_TARGETS_WITHOUT_G, auto_pgd
 
-# On what does not draw, beside the attacks of all rows: AutoAttack's by gradients, towards fewer classes.
-WITHOUT_DRAWS = (auto_pgd(100, 1), auto_pgd(100, 1, "targeted"))
+# On what does not draw, beside the attacks of all rows: AutoAttack's by gradients.
+WITHOUT_DRAWS = (auto_pgd(100, 1), auto_pgd(100, 1, "targeted", nb_targets=NB_TARGETS_WITHOUT_G))
 
 
 class ArtPreprocessed(nn.Module):

@@ -60,7 +60,10 @@ def test_without_g_apgd_t_goes_towards_nine_of_many_classes(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3])
-@pytest.mark.parametrize(("attack", "nb_targets"), [(auto_pgd(2, 1, "targeted"), 3), (TARGETED, 9)])
+@pytest.mark.parametrize(
+    ("attack", "nb_targets"),
+    [(auto_pgd(2, 1, "targeted"), 3), (auto_pgd(2, 1, "targeted", nb_targets=5), 5), (TARGETED, 9)],
+)
 def test_apgd_t_goes_towards_the_wrong_classes_that_are_most_likely(
     rank: int, attack: Attack, nb_targets: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +81,14 @@ def test_apgd_t_goes_towards_the_wrong_classes_that_are_most_likely(
 def test_apgd_t_needs_four_classes() -> None:
     with pytest.raises(ValueError, match="expected at least 4 classes, got 2"):
         auto_pgd(2, 1, "targeted").run(target(0.5))
+
+
+def test_apgd_t_costs_and_is_called_by_its_classes() -> None:
+    few, many = (auto_pgd(10, 2, "targeted", nb_targets=n) for n in (1, 9))
+    assert (few.name, many.name) == ("BPDA-I: APGD-T-10, EOT 2, 1 targets", "BPDA-I: APGD-T-10, EOT 2, 9 targets")
+    assert many.cost - few.cost == 8 * 2 * 13
+    with pytest.raises(ValueError, match="expected nb_targets >= 1, got 0"):
+        auto_pgd(nb_targets=0)
 
 
 class TwoClasses:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from art_advtransform.attacks.base import Attack, Kind, Seen, Target, View, settings
+from art_advtransform.config import check_count
 from art_advtransform.defended import DefendedModel
 from art_advtransform.randomness import global_seed
 
 _NB_TARGETS = 3  # of APGD-T through g
-_NB_TARGETS_WITHOUT_G = 9  # as in AutoAttack: all of ten classes, and not 199 of 200
+NB_TARGETS_WITHOUT_G = 9  # as in AutoAttack: all of ten classes, and not 199 of 200
 _LEAST_CLASSES = 4  # that its loss, a ratio, needs
 
 
@@ -143,17 +144,23 @@ def all_queries(attack: Any, x: Tensor, y: Tensor) -> Tensor:
 
 
 def auto_pgd(
-    max_iter: int = 40, eot_samples: int = 10, loss: Literal["ce", "dlr", "targeted"] = "ce", *, continues: bool = False
+    max_iter: int = 40,
+    eot_samples: int = 10,
+    loss: Literal["ce", "dlr", "targeted"] = "ce",
+    *,
+    continues: bool = False,
+    nb_targets: int = _NB_TARGETS,
 ) -> Attack:
     """APGD (Croce & Hein 2020, arXiv 2003.01690) along BPDA-I gradients with EOT.
 
     The averaging is the view's, on logits: APGD then compares losses of ``eot_samples`` draws with one another. "targeted" is
-    APGD-T towards each of the three wrong classes that are most likely in turn, which costs as much as three.
+    APGD-T towards each of the ``nb_targets`` wrong classes that are most likely in turn, which costs as much as so many.
     """
+    check_count("nb_targets", nb_targets)
     targeted = loss == "targeted"
     name = f"BPDA-I: APGD-{'T' if targeted else loss.upper()}-{max_iter}, EOT {eot_samples}"
-    name += f", {_NB_TARGETS} targets" if targeted else ""
-    cost = eot_samples * (_NB_TARGETS * (max_iter + 3) + 1 if targeted else max_iter + 2)
+    name += f", {nb_targets} targets" if targeted else ""
+    cost = eot_samples * (nb_targets * (max_iter + 3) + 1 if targeted else max_iter + 2)
     options: dict[str, Any] = {} if targeted else {"loss": loss}
     return torchattacks_attack(
         name,
@@ -161,7 +168,7 @@ def auto_pgd(
         View(eot_samples=eot_samples),
         cost=cost,
         continues=continues,
-        how=partial(towards_likely, nb_targets=_NB_TARGETS) if targeted else highest_loss,
+        how=partial(towards_likely, nb_targets=nb_targets) if targeted else highest_loss,
         steps=max_iter,
         **options,
     )
@@ -232,7 +239,7 @@ def auto_pgd_transfer(max_iter: int, seen: Seen, *, targeted: bool = False, surr
         View(seen, surrogate=surrogate),
         kind="transfer",
         continues=True,
-        how=partial(towards_likely, nb_targets=_NB_TARGETS_WITHOUT_G) if targeted else highest_loss,
+        how=partial(towards_likely, nb_targets=NB_TARGETS_WITHOUT_G) if targeted else highest_loss,
         steps=max_iter,
         **options,
     )
