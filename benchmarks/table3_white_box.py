@@ -2,16 +2,16 @@
 
     python -m benchmarks.table3_white_box [--scale digits | cpu | paper]
 
-Each under PGD on the expected loss with the gradient that breaks it (its own, or BPDA as ART estimates it), and under transfer:
-from the net behind it alone, and from nets trained on clean images, which the paper has as the best attack on its defence. What
-transforms images has a net that was trained on such images. What does not draw meets AutoAttack's APGD as well. The last rows say
-what was not run, and why.
+Each under PGD on the expected loss with the gradient that breaks it (its own, or BPDA as ART estimates it), what draws with many
+draws a step, too, and under transfer: from the net behind it alone, from f_b where there is one, and from nets trained on clean
+images, which the paper has as the best attack on its defence. What transforms images has a net that was trained on such images, of
+one draw where it draws. What does not draw meets AutoAttack's APGD as well. The last rows say what was not run, and why.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -21,7 +21,12 @@ from art.defences.preprocessor import JpegCompression, TotalVarMin
 from torch import Tensor, nn
 
 from art_advtransform.attacks.adaptive import momentum_pgd
-from art_advtransform.attacks.art_attacks import black_box_transfer, bpda_identity, white_box_transfer
+from art_advtransform.attacks.art_attacks import (
+    black_box_transfer,
+    bpda_identity,
+    external_transfer,
+    white_box_transfer,
+)
 from art_advtransform.attacks.base import Attack, View
 from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.config import ThreatModel
@@ -35,8 +40,8 @@ from benchmarks.workshop import Workshop
 
 _LEVELS = 10  # of the thermometer
 _MOST_DRAWS = 20  # a step, of a defence that draws otherwise than by g
-_BPDA = 3  # how many of the attacks, the first ones, are BPDA
-
+# Whose numbers the paper's are: its stars.
+MEASURED, CITED = "the paper", "Athalye et al. 2018, in the paper"
 
 # standard accuracy, worst case, and its attack; "-" where the paper has none
 NOT_RUN = {
@@ -59,6 +64,7 @@ class System:
         implementation: whose.
         card: of the net that stands last.
         paper: standard and worst accuracy, and the attack; "-" where it has none.
+        source: whose numbers these are.
         f_b: for this defence.
         behind: the net behind what it does to images or activations: a transfer attack's source.
         breaks: attacks that it needs beside those of all rows.
@@ -68,6 +74,7 @@ class System:
     implementation: str
     card: dict[str, Any]
     paper: tuple[float | str, float | str, str]
+    source: str = MEASURED
     f_b: nn.Module | None = None
     behind: dict[str, nn.Module] = field(default_factory=dict)
     breaks: tuple[Attack, ...] = ()
@@ -75,9 +82,22 @@ class System:
 
 def main() -> None:
     shop = Workshop.from_command_line(__doc__)
+    rows, attacked = measured(shop, *everything(shop))
+    for name, (standard, least, attack, reason) in NOT_RUN.items():
+        blank = dict.fromkeys(rows[0], "-")
+        paper = {"paper_standard": standard, "paper_worst": least, "paper_attack": attack, "paper_source": CITED}
+        rows.append({**blank, "method": name, "implementation": f"not run: {reason}", **paper, **NOT_MEASURED})
+    shop.write("table3-attacks", attacked)
+    rows = shop.write("table3", rows)
+    shop.draw("table3", rows, "method", ("standard", "worst"))
+
+
+def measured(
+    shop: Workshop, systems: Mapping[str, System], surrogates: Mapping[str, nn.Module]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of the table, and what every single attack left."""
     rows: list[dict[str, Any]] = []
     attacked: list[dict[str, Any]] = []
-    systems, surrogates = everything(shop)
     for name, system in systems.items():
         progress(name)
         # a net of the attacker's own isn't the one attacked
@@ -96,41 +116,45 @@ def main() -> None:
             "paper_standard": standard,
             "paper_worst": least,
             "paper_attack": attack,
+            "paper_source": system.source,
         }
         if system.f_b is not None:  # the paper has a row for BPDA alone
-            told = {"best_attack": best(found, _BPDA).name, "paper_worst": 80.2, "paper_attack": "BPDA"}
-            worst_bpda = up_to("worst", found.attacks[_BPDA - 1])
+            nb_bpda = len(bpda_attacks(shop, system))
+            told = {"best_attack": best(found, nb_bpda).name, "paper_worst": 80.2, "paper_attack": "BPDA"}
+            worst_bpda = up_to("worst", found.attacks[nb_bpda - 1])
             rows.append({**row, "method": f"{name}, the worst of BPDA-I", **worst_bpda, **told})
         rows.append(row)
-    for name, (standard, least, attack, reason) in NOT_RUN.items():
-        blank = dict.fromkeys(rows[0], "-")
-        paper = {"paper_standard": standard, "paper_worst": least, "paper_attack": attack}
-        rows.append({**blank, "method": name, "implementation": f"not run: {reason}", **paper, **NOT_MEASURED})
-    shop.write("table3-attacks", attacked)
-    rows = shop.write("table3", rows)
-    shop.draw("table3", rows, "method", ("standard", "worst"))
+    return rows, attacked
 
 
 def attacks(shop: Workshop, system: System, surrogates: Sequence[str]) -> list[Attack]:
-    """White box first, then transfer: from f_a without its g, from every surrogate, and from the net behind a defence."""
+    """White box first, then transfer: from f_a without its g, from f_b, from every surrogate, from the net behind a defence."""
     max_iter = shop.scale.max_iter
-    # what draws without g keeps its activations for every draw
-    draws = min(shop.scale.eot_samples, _MOST_DRAWS) if system.f_b is None else shop.scale.eot_samples
     from_behind = expectation_pgd(100, 1, loss="ce", momenta=(0.9,), seen="surrogates", continues=False)
     return [
-        bpda_identity(max_iter, draws),
-        momentum_pgd(shop.scale.climb),
-        expectation_pgd(max_iter, 4, momenta=(0.0, 0.9), continues=False),
-        *system.breaks,
-        *([white_box_transfer(max_iter)] if system.f_b is not None else []),
+        *bpda_attacks(shop, system),
+        *([] if system.f_b is None else [white_box_transfer(max_iter), external_transfer(max_iter)]),
         *(_from(black_box_transfer(max_iter), name) for name in surrogates),
         *(_from(from_behind, name) for name in system.behind),
     ]
 
 
-def of_many_draws(max_iter: int) -> Attack:
+def bpda_attacks(shop: Workshop, system: System) -> list[Attack]:
+    """Along BPDA-I gradients, or what ``system`` has instead; on a net without a defence, its own."""
+    max_iter = shop.scale.max_iter
+    # what draws without g keeps its activations for every draw
+    draws = min(shop.scale.eot_samples, _MOST_DRAWS) if system.f_b is None else shop.scale.eot_samples
+    return [
+        bpda_identity(max_iter, draws),
+        momentum_pgd(shop.scale.climb),
+        expectation_pgd(max_iter, 4, momenta=(0.0, 0.9), continues=False),
+        *system.breaks,
+    ]
+
+
+def of_many_draws(max_iter: int, draws: int = 16) -> Attack:
     """For what is so noisy that a few draws don't tell where to go (Athalye et al. 2018)."""
-    return expectation_pgd(max_iter, 16, loss="ce", momenta=(0.0, 0.9), continues=False)
+    return expectation_pgd(max_iter, draws, loss="ce", momenta=(0.0, 0.9), continues=False)
 
 
 def _from(attack: Attack, name: str) -> Attack:
@@ -154,8 +178,10 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
     nets = shop.nets(recipes)
 
     def own(role: str, implementation: str, *paper: Any, f_b: nn.Module | None = None) -> System:
-        breaks = WITHOUT_DRAWS if f_b is None else ()
-        return System(nets[role], implementation, shop.card(role), (paper[0], paper[1], paper[2]), f_b, breaks=breaks)
+        # g costs twenty times what f_a does here: fewer draws a step than pruning meets, as many steps
+        breaks = WITHOUT_DRAWS if f_b is None else (of_many_draws(shop.scale.climb, 4),)
+        told = (paper[0], paper[1], paper[2])
+        return System(nets[role], implementation, shop.card(role), told, f_b=f_b, breaks=breaks)
 
     pruned = StochasticActivationPruning(copy.deepcopy(nets["undefended"]))
     loop = "our loop"
@@ -171,6 +197,7 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
             "benchmarks/other_defences.py",
             {**shop.card("undefended"), "test_accuracy": None},  # the card's is that of the net without pruning
             ("-", 0.0, "BPDA"),
+            CITED,
             behind={"behind": nets["undefended"]},
             breaks=(of_many_draws(100),),
         ),
@@ -190,7 +217,7 @@ def preprocessed(shop: Workshop, name: str, plain: Net) -> System:
     behind = {"behind": classifier} if channels == 1 else {}
     # no more steps than pruning has: total variation runs on the CPU alone, image by image
     breaks = (of_many_draws(min(shop.scale.climb, 100)),) if model.randomized else WITHOUT_DRAWS
-    return System(model, implementation, shop.card(role), ("-", 0.0, "BPDA"), behind=behind, breaks=breaks)
+    return System(model, implementation, shop.card(role), ("-", 0.0, "BPDA"), CITED, behind=behind, breaks=breaks)
 
 
 def encoded(defence: ArtPreprocessed, x: Tensor) -> Tensor:

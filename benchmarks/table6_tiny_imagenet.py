@@ -11,7 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 from art_advtransform.attacks.adaptive import momentum_pgd
-from art_advtransform.attacks.art_attacks import black_box_transfer, bpda_identity, white_box_transfer
+from art_advtransform.attacks.art_attacks import (
+    black_box_transfer,
+    bpda_identity,
+    external_transfer,
+    white_box_transfer,
+)
 from art_advtransform.attacks.base import Attack
 from art_advtransform.attacks.expectation import expectation_pgd
 from benchmarks.columns import called, each_attack, trained, up_to, with_interval, worst
@@ -54,7 +59,8 @@ def main() -> None:
         f_b, f_b_card = (nets["f_b-adversarial"], shop.card("f_b-adversarial")) if defended else (None, None)
         # "none" is not attacked through itself; from f_a without g there is a transfer only where there is a g
         others = {other: net for other, net in surrogates.items() if other != role}
-        tried = [*attacks, *([white_box_transfer(shop.scale.max_iter)] if defended else WITHOUT_DRAWS)]
+        through_g = (white_box_transfer(shop.scale.max_iter), external_transfer(shop.scale.max_iter))
+        tried = [*attacks, *(through_g if defended else WITHOUT_DRAWS)]
         found = shop.evaluate(f"table6-{role}", nets[role], f_b, tried, surrogates=others)
         attacked += each_attack(name, found)
         rows.append(
