@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -78,10 +79,17 @@ def _set_aside(folder: Path) -> Path:
     return folder.rename(folder.with_name(f"{folder.name}.before-{str(found)[:8]}"))
 
 
-def mean_of_g(
+def means_of_g(
     f_b: nn.Module, x: Tensor, nb_draws: int, seed: int, home: Path, report: Callable[[int, int], None]
 ) -> Tensor:
-    """E[g(x)], shape of ``x``; on file in ``home`` once it is known, since of one f_b it may take longer than an evaluation."""
+    """E[g(x)] twice, (2, n, C, H, W), each of a half of the draws; on file in ``home`` once it is known, since of one f_b it may
+    take longer than an evaluation.
+
+    Raises:
+        ValueError: if ``nb_draws`` is odd.
+    """
+    if nb_draws % 2:
+        raise ValueError(f"expected an even nb_draws, got {nb_draws}")
     made_by: dict[str, Any] = {
         "f_b": network_identity(f_b),
         "images": tensors_sha256([x]),
@@ -92,7 +100,10 @@ def mean_of_g(
     }
     kept = home / "expected" / f"{fingerprint(made_by)[:16]}.safetensors"
     if not kept.exists():
-        _save({"expected": expected_g(LLPGDTransform(f_b), x, nb_draws, seed, report)}, kept)
+        g, half = LLPGDTransform(f_b), nb_draws // 2
+        first = expected_g(g, x, half, 2 * seed, lambda done, _: report(done, nb_draws))
+        second = expected_g(g, x, half, 2 * seed + 1, lambda done, _: report(half + done, nb_draws))
+        _save({"expected": torch.stack([first, second])}, kept)
     return load_file(kept)["expected"].to(x)
 
 

@@ -21,7 +21,7 @@ from art_advtransform.figures import grid_figure, normalised
 from art_advtransform.recipes import Net
 from art_advtransform.transform import loss_gradient
 from benchmarks.columns import trained, with_interval
-from benchmarks.keeping import mean_of_g
+from benchmarks.keeping import means_of_g
 from benchmarks.workshop import Workshop, told
 
 _ALL = (0, 1, 2, 5, 10, 15, 20)
@@ -118,11 +118,18 @@ def _constant(net: Net, learning_rate: float) -> Net:
 
 
 def difference(shop: Workshop, f_b: nn.Module) -> tuple[Tensor, dict[str, float]]:
-    """E[g(x)] - x of the images that are shown, and how far E[g(x)] is from x over ``NB_EXPECTED`` images."""
+    """E[g(x)] - x of the images that are shown, and how far E[g(x)] is from x over ``NB_EXPECTED`` images.
+
+    ``distance_noise``, RMS, is what the mean of so few draws has of its own, by how far its halves are apart: the square of the RMS
+    distance holds its square.
+    """
     x, draws = shop.attacked.x[: NB_EXPECTED[shop.name]], NB_DRAWS[shop.name]
-    expected = mean_of_g(f_b, x, draws, shop.seed, shop.home, partial(told, "E[g(x)]", "draws"))
+    halves = means_of_g(f_b, x, draws, shop.seed, shop.home, partial(told, "E[g(x)]", "draws"))
+    expected = halves.mean(0)
     far = distance(expected, x, draws)
-    return (expected - x)[:NB_SHOWN], {"distance_mean": far.mean, "distance_rms": far.rms, "distance_max": far.max}
+    noise = float((halves[0] - halves[1]).double().square().mean().sqrt()) / 2
+    measured = {"distance_mean": far.mean, "distance_rms": far.rms, "distance_max": far.max, "distance_noise": noise}
+    return (expected - x)[:NB_SHOWN], measured
 
 
 def draw_differences(shop: Workshop, figure: str, shown: dict[str, Tensor]) -> None:
@@ -134,10 +141,10 @@ def draw_differences(shop: Workshop, figure: str, shown: dict[str, Tensor]) -> N
 
 
 def draw_gradients(shop: Workshop, f_bs: dict[str, nn.Module], shown: dict[str, Tensor]) -> None:
-    """Fig. 10."""
+    """Fig. 10, of the two f_b that differ in what they were trained on alone."""
     x = shop.attacked.x[:NB_SHOWN]
     columns = {"x": x}
-    for kind in (str(_ALL[-1]), ADVERSARIAL):
+    for kind in (STANDARD, ADVERSARIAL):
         f_b = f_bs[f"f_b-{kind}"]
         # of the true label's loss (Tsipras et al.): that of the least likely class is what g itself follows
         gradient = loss_gradient(f_b, x, shop.attacked.y[:NB_SHOWN])

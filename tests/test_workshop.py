@@ -17,7 +17,7 @@ from art_advtransform.expectation import expected_g
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.pretrained import load_pretrained, read_card
 from art_advtransform.recipes import Net, preset_nets
-from benchmarks.keeping import mean_of_g
+from benchmarks.keeping import means_of_g
 from benchmarks.scales import SCALES
 from benchmarks.table2_black_box import another_seed
 from benchmarks.workshop import NB_MEASURED, Workshop
@@ -238,19 +238,23 @@ def test_an_evaluation_of_other_packages_is_set_aside(tmp_path: Path, monkeypatc
 def test_the_mean_of_g_is_taken_from_file_once_it_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     f_b, x = load_pretrained("digits/f_b-adversarial"), load_dataset("digits").sample(3).x
     told: list[tuple[int, int]] = []
-    found = mean_of_g(f_b, x, 4, 0, tmp_path, lambda done, total: told.append((done, total)))
-    torch.testing.assert_close(found, expected_g(LLPGDTransform(f_b), x, 4, 0), rtol=0, atol=0)
+    found = means_of_g(f_b, x, 4, 0, tmp_path, lambda done, total: told.append((done, total)))
+    halves = [expected_g(LLPGDTransform(f_b), x, 2, draws) for draws in (0, 1)]
+    assert not torch.equal(*halves)
+    torch.testing.assert_close(found, torch.stack(halves), rtol=0, atol=0)
     assert told == [(done, 4) for done in (1, 2, 3, 4)]
 
     def made_again(*arguments: object) -> None:
         raise InterruptedError
 
     monkeypatch.setattr("benchmarks.keeping.expected_g", made_again)
-    assert torch.equal(mean_of_g(f_b, x, 4, 0, tmp_path, made_again), found)
-    others = [(load_pretrained("digits/undefended"), x, 4, 0), (f_b, x[:2], 4, 0), (f_b, x, 5, 0), (f_b, x, 4, 1)]
+    assert torch.equal(means_of_g(f_b, x, 4, 0, tmp_path, made_again), found)
+    others = [(load_pretrained("digits/undefended"), x, 4, 0), (f_b, x[:2], 4, 0), (f_b, x, 6, 0), (f_b, x, 4, 1)]
     for other in others:
         with pytest.raises(InterruptedError):
-            mean_of_g(*other, tmp_path, made_again)
+            means_of_g(*other, tmp_path, made_again)
     monkeypatch.setattr("benchmarks.keeping._code_of_g", lambda: "mended")
     with pytest.raises(InterruptedError):
-        mean_of_g(f_b, x, 4, 0, tmp_path, made_again)
+        means_of_g(f_b, x, 4, 0, tmp_path, made_again)
+    with pytest.raises(ValueError, match="expected an even nb_draws, got 5"):
+        means_of_g(f_b, x, 5, 0, tmp_path, made_again)
