@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,20 @@ _NB_MEASURED = 256  # images that an error is the mean over, at most
 def main() -> None:
     shop = Workshop.from_command_line(__doc__, all_ship=True)
     rows = shop.write("figure8", measured(shop))
+    draw_errors(shop, rows)
+    attacked = [{**row, "h": f"h of {row['training_images']} images"} for row in rows if row["attacked"] != "-"]
+    shop.draw("figure8-attack", attacked, "h", ("attacked", "bpda_identity", "momentum_pgd"))
+
+
+def draw_errors(shop: Workshop, rows: Sequence[dict[str, Any]]) -> None:
+    """Of h on its own images and on others, beside that of an h that has learned nothing."""
     curves = {
         f"{error.replace('_', ' ')}, {n} images": [(r["steps"], r[error]) for r in rows if r["training_images"] == n]
         for n in NB_IMAGES[shop.name]
         for error in ("train_error", "test_error")
     }
+    begun = next(row["test_error"] for row in rows if row["training_images"] == 0)
+    curves["nothing learned"] = [(0, begun), (max(row["steps"] for row in rows), begun)]
     path = shop.picture("figure8")
     print(f"written to {curve_figure(curves, 'distance of h to g (RMS) against steps', path)}")
 
