@@ -46,9 +46,11 @@ def _steps(net: Net, card: dict[str, Any]) -> int:
 
 
 def called(method: str, card: dict[str, Any]) -> str:
-    """``method`` with the steps of the examples that it was trained on: with one they are FGSM's."""
+    """``method`` with the attack that made the examples it was trained on: PGD of one step is FGSM."""
     net = Net.from_json(card["net"])
-    return method if net.threat is None else f"{method}, PGD-{net.attack_steps}"
+    if net.threat is None:
+        return method
+    return f"{method}, {f'PGD-{net.attack_steps}' if net.attack_steps > 1 else 'FGSM from a random start'}"
 
 
 def with_interval(name: str, found: AttackResult | None) -> dict[str, Any]:

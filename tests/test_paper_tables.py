@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
 from art_advtransform.attacks.base import from_function
@@ -18,10 +19,13 @@ from art_advtransform.layer import LLPGDTransform
 from art_advtransform.pretrained import load_pretrained, read_card
 from art_advtransform.records import AttackResult
 from art_advtransform.store import write_json
-from benchmarks import figure5_steps, figure8_reparameterisation, paper
+from benchmarks import figure5_steps, figure8_reparameterisation, paper, table1_external_models, table3_white_box
 from benchmarks.columns import called, known, per_cent, trained, up_to, with_interval
+from benchmarks.figure5_steps import STEPS
+from benchmarks.other_defences import WITHOUT_DRAWS
 from benchmarks.scales import SCALES
 from benchmarks.table1_external_models import PAPER, classifiers, external_models, kinds, plain_kinds
+from benchmarks.table3_white_box import CITED, MEASURED, System
 from benchmarks.workshop import Workshop
 from tests.evaluations import by_hand
 
@@ -75,7 +79,7 @@ def test_examples_for_one_number_of_steps_meet_a_defence_of_another(
 
 def test_examples_that_could_not_be_made_are_no_reason_to_lose_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
-    for name, value in {"STEPS": (1, 3, 5), "SOURCES": (3, 5), "PAPER_TABLE5": ()}.items():
+    for name, value in {"STEPS": (1, 3, 5), "SOURCES": (3, 5)}.items():
         monkeypatch.setattr(figure5_steps, name, value)
     monkeypatch.setattr(Workshop, "card", lambda self, name: read_card("digits/f_a-defended"))
     monkeypatch.setattr(figure5_steps, "transferred", lambda shop, source, *rest: Interval(0.5, 0.4, 0.6))
@@ -86,7 +90,8 @@ def test_examples_that_could_not_be_made_are_no_reason_to_lose_the_table(monkeyp
         made, attacks=[replace(made.attacks[0], problem="failed on 1 of 4 chunks of images"), *made.attacks[1:]]
     )
     rows = figure5_steps.table5(shop, nets, {3: failed, 5: made})
-    assert [(row["examples_of_N3"], row["examples_of_N5"]) for row in rows] == [("-", 50.0), ("-", 50.0)]
+    assert [(row["examples_of_N3"], row["examples_of_N5"]) for row in rows[:2]] == [("-", 50.0), ("-", 50.0)]
+    assert len(rows) == 2 + len(figure5_steps.PAPER_TABLE5)
 
 
 def test_table_1_has_an_f_a_for_every_f_b() -> None:
@@ -169,7 +174,7 @@ def test_the_columns_tell_what_a_net_was_made_of() -> None:
     assert (found["steps"], found["steps_of_f_b"]) == (30 * 390, 30 * 390)  # batches of 128; the last has 80
     assert found["test_accuracy"] == pytest.approx(75.5, abs=0.05)
     assert trained(read_card("digits/undefended"))["redraw_every"] == "-"
-    assert called("TRADES", f_b) == "TRADES, PGD-1"
+    assert called("TRADES", f_b) == "TRADES, FGSM from a random start"
     assert called("none", read_card("digits/undefended")) == "none"
 
 
@@ -191,3 +196,69 @@ def test_pictures_of_two_seeds_and_of_two_devices_stand_side_by_side() -> None:
     shops = [Workshop("digits", SCALES["digits"], None, *made) for made in ((0, "cpu"), (1, "cpu"), (0, "cuda"))]
     names = ["figure5-digits.png", "figure5-digits-seed1.png", "figure5-digits-cuda.png"]
     assert [shop.picture("figure5").name for shop in shops] == names
+
+
+def test_table_3_has_the_worst_of_bpda_beside_that_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = replace(SCALES["digits"], images=2, draws=2, selection_draws=2, confirmation_draws=2, max_iter=2, climb=2)
+    shop = Workshop("digits", small, None, 0, "cpu")
+    names = ("f_a-defended", "f_b-adversarial", "undefended")
+    f_a, f_b, plain = (load_pretrained(f"digits/{name}") for name in names)
+    monkeypatch.setattr(Workshop, "card", lambda self, name: read_card(f"digits/{name}"))
+    many = (table3_white_box.of_many_draws(2, 3),)
+    ours = System(f_a, "ours", shop.card("f_a-defended"), (82.9, 78.1, "transfer"), f_b=f_b, breaks=many)
+    none = System(plain, "our loop", shop.card("undefended"), ("-", 0.0, "BPDA"), CITED, breaks=WITHOUT_DRAWS)
+    systems = {"none": none, "this defence": ours}
+    rows, attacked = table3_white_box.measured(shop, systems, {"undefended": plain, "surrogate": f_b})
+    assert [row["method"] for row in rows] == ["none", "this defence, the worst of BPDA-I", "this defence"]
+    assert [row["paper_worst"] for row in rows] == [0.0, 80.2, 78.1]
+    assert [row["paper_source"] for row in rows] == [CITED, MEASURED, MEASURED]
+    by_system = {name: [row["attack"] for row in attacked if row["system"] == name] for name in systems}
+    assert by_system["none"][-3:] == [
+        "BPDA-I: APGD-CE-100, EOT 1",
+        "BPDA-I: APGD-T-100, EOT 1, 9 targets",
+        "black-box transfer: PGD-2 on a surrogate: surrogate",
+    ]
+    left = {row["attack"]: row["accuracy"] for row in attacked if row["system"] == "this defence"}
+    assert len([name for name in left if name.startswith("BPDA-I")]) == 4
+    assert len([name for name in left if "transfer" in name]) == 4  # from f_a, from f_b and from two surrogates
+    assert rows[1]["best_attack"].startswith("BPDA-I")
+    assert left[rows[2]["best_attack"]] == min(left.values())
+
+
+def test_the_noise_of_a_mean_is_half_of_what_its_halves_are_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
+    x = shop.attacked.x
+    monkeypatch.setattr(table1_external_models, "means_of_g", lambda *_: torch.stack([x + 0.25, x + 0.75]))
+    shown, found = table1_external_models.difference(shop, load_pretrained("digits/f_b-adversarial"))
+    torch.testing.assert_close(shown, torch.full_like(x[:4], 0.5))
+    assert (found["distance_rms"], found["distance_noise"]) == pytest.approx((0.5, 0.25), abs=1e-6)
+
+
+def test_an_accuracy_of_the_paper_stands_in_no_column_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
+    monkeypatch.setattr(Workshop, "card", lambda self, name: read_card("digits/f_a-defended"))
+    monkeypatch.setattr(figure5_steps, "transferred", lambda shop, source, *rest: Interval(0.5, 0.4, 0.6))
+    made = by_hand()["behind g"]
+    made.settings["chunk_size"] = 10
+    nets = dict.fromkeys(("f_b-adversarial", *(f"f_a-N{n}" for n in STEPS)), load_pretrained("digits/f_b-adversarial"))
+    rows = figure5_steps.table5(shop, nets, dict.fromkeys(STEPS, made))
+    ours, papers = rows[: len(STEPS) - 1], rows[len(STEPS) - 1 :]
+    assert {row["standard"] for row in papers} == {"-"}
+    assert [row["paper_standard"] for row in papers] == [81.7, 82.4, 83.1, 82.7, 82.9]
+    assert [row["paper_standard"] for row in ours] == ["-", "-", "-", "-", 82.9]
+    assert all(known(row["standard"]) is not None and row["eot_draws"] == 1 for row in ours)
+
+
+def test_the_picture_of_h_has_one_that_learned_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, drawn = Workshop("digits", SCALES["digits"], None, 0, "cpu"), {}
+    monkeypatch.setattr(figure8_reparameterisation, "curve_figure", lambda curves, title, path: drawn.update(curves))
+    monkeypatch.setattr(figure8_reparameterisation, "NB_IMAGES", {"digits": (64, 1200)})
+    begun = {"training_images": 0, "steps": 0, "train_error": 0.16, "test_error": 0.17}
+    rows = [begun, *({"training_images": n, "steps": 400, "train_error": 0.1, "test_error": 0.2} for n in (64, 1200))]
+    figure8_reparameterisation.draw_errors(shop, rows)
+    assert drawn["nothing learned"] == [(0, 0.17), (400, 0.17)]
+    assert drawn["train error, 64 images"] == [(400, 0.1)]
+    assert len(drawn) == 5
