@@ -38,7 +38,7 @@ from benchmarks.workshop import Workshop
 # training images, at most all of them, after an h that has seen none
 NB_IMAGES = {"digits": (64, 1200), "cpu": (128, 4096), "paper": (5000, 50000)}
 # of SGD, whatever the number of images, and the images of a step
-NB_STEPS = {"digits": 400, "cpu": 3000, "paper": 50000}
+NB_STEPS = {"digits": 300, "cpu": 3000, "paper": 50000}
 BATCH_SIZE = {"digits": 64, "cpu": 32, "paper": 128}
 _WARMUP = 0.05  # of the steps
 # columns that only the last row of an h has

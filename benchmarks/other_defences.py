@@ -14,10 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from art_advtransform.attacks.base import Attack
 from art_advtransform.attacks.torchattacks_attacks import NB_TARGETS_WITHOUT_G, auto_pgd
 
-# On what does not draw, beside the attacks of all rows: AutoAttack's by gradients.
-WITHOUT_DRAWS = (auto_pgd(100, 1), auto_pgd(100, 1, "targeted", nb_targets=NB_TARGETS_WITHOUT_G))
+_AUTOATTACK_STEPS = 100
+
+
+def without_draws(max_iter: int) -> tuple[Attack, Attack]:
+    """On what does not draw, beside the attacks of all rows: AutoAttack's by gradients, of at most its 100 steps."""
+    steps = min(max_iter, _AUTOATTACK_STEPS)
+    return auto_pgd(steps, 1), auto_pgd(steps, 1, "targeted", nb_targets=NB_TARGETS_WITHOUT_G)
 
 
 class ArtPreprocessed(nn.Module):

@@ -35,7 +35,7 @@ from art_advtransform.recipes import Net
 from art_advtransform.store import slug
 from benchmarks.columns import NOT_MEASURED, best, called, each_attack, trained, up_to, with_interval, worst
 from benchmarks.harness import progress
-from benchmarks.other_defences import WITHOUT_DRAWS, ArtPreprocessed, StochasticActivationPruning, Thermometer
+from benchmarks.other_defences import ArtPreprocessed, StochasticActivationPruning, Thermometer, without_draws
 from benchmarks.workshop import Workshop
 
 _LEVELS = 10  # of the thermometer
@@ -178,8 +178,8 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
     nets = shop.nets(recipes)
 
     def own(role: str, implementation: str, *paper: Any, f_b: nn.Module | None = None) -> System:
-        # g costs twenty times what f_a does here: fewer draws a step than pruning meets, as many steps
-        breaks = WITHOUT_DRAWS if f_b is None else (of_many_draws(shop.scale.climb, 4),)
+        # a draw of g is dear: fewer of them a step than pruning meets, as many steps
+        breaks = without_draws(shop.scale.climb) if f_b is None else (of_many_draws(shop.scale.climb, 4),)
         told = (paper[0], paper[1], paper[2])
         return System(nets[role], implementation, shop.card(role), told, f_b=f_b, breaks=breaks)
 
@@ -216,7 +216,7 @@ def preprocessed(shop: Workshop, name: str, plain: Net) -> System:
     model = make(classifier, shop.threat).eval()
     behind = {"behind": classifier} if channels == 1 else {}
     # no more steps than pruning has: total variation runs on the CPU alone, image by image
-    breaks = (of_many_draws(min(shop.scale.climb, 100)),) if model.randomized else WITHOUT_DRAWS
+    breaks = (of_many_draws(min(shop.scale.climb, 100)),) if model.randomized else without_draws(shop.scale.climb)
     return System(model, implementation, shop.card(role), ("-", 0.0, "BPDA"), CITED, behind=behind, breaks=breaks)
 
 

@@ -20,7 +20,7 @@ from art_advtransform.attacks.art_attacks import (
 from art_advtransform.attacks.base import Attack
 from art_advtransform.attacks.expectation import expectation_pgd
 from benchmarks.columns import called, each_attack, trained, up_to, with_interval, worst
-from benchmarks.other_defences import WITHOUT_DRAWS
+from benchmarks.other_defences import without_draws
 from benchmarks.workshop import Workshop
 
 # standard accuracy, the worst, and its attack
@@ -60,7 +60,7 @@ def main() -> None:
         # "none" is not attacked through itself; from f_a without g there is a transfer only where there is a g
         others = {other: net for other, net in surrogates.items() if other != role}
         through_g = (white_box_transfer(shop.scale.max_iter), external_transfer(shop.scale.max_iter))
-        tried = [*attacks, *(through_g if defended else WITHOUT_DRAWS)]
+        tried = [*attacks, *(through_g if defended else without_draws(shop.scale.climb))]
         found = shop.evaluate(f"table6-{role}", nets[role], f_b, tried, surrogates=others)
         attacked += each_attack(name, found)
         rows.append(

@@ -22,7 +22,7 @@ from art_advtransform.store import write_json
 from benchmarks import figure5_steps, figure8_reparameterisation, paper, table1_external_models, table3_white_box
 from benchmarks.columns import called, known, per_cent, trained, up_to, with_interval
 from benchmarks.figure5_steps import STEPS
-from benchmarks.other_defences import WITHOUT_DRAWS
+from benchmarks.other_defences import without_draws
 from benchmarks.scales import SCALES
 from benchmarks.table1_external_models import PAPER, classifiers, external_models, kinds, plain_kinds
 from benchmarks.table3_white_box import CITED, MEASURED, System
@@ -207,7 +207,7 @@ def test_table_3_has_the_worst_of_bpda_beside_that_of_all(tmp_path: Path, monkey
     monkeypatch.setattr(Workshop, "card", lambda self, name: read_card(f"digits/{name}"))
     many = (table3_white_box.of_many_draws(2, 3),)
     ours = System(f_a, "ours", shop.card("f_a-defended"), (82.9, 78.1, "transfer"), f_b=f_b, breaks=many)
-    none = System(plain, "our loop", shop.card("undefended"), ("-", 0.0, "BPDA"), CITED, breaks=WITHOUT_DRAWS)
+    none = System(plain, "our loop", shop.card("undefended"), ("-", 0.0, "BPDA"), CITED, breaks=without_draws(2))
     systems = {"none": none, "this defence": ours}
     rows, attacked = table3_white_box.measured(shop, systems, {"undefended": plain, "surrogate": f_b})
     assert [row["method"] for row in rows] == ["none", "this defence, the worst of BPDA-I", "this defence"]
@@ -215,8 +215,8 @@ def test_table_3_has_the_worst_of_bpda_beside_that_of_all(tmp_path: Path, monkey
     assert [row["paper_source"] for row in rows] == [CITED, MEASURED, MEASURED]
     by_system = {name: [row["attack"] for row in attacked if row["system"] == name] for name in systems}
     assert by_system["none"][-3:] == [
-        "BPDA-I: APGD-CE-100, EOT 1",
-        "BPDA-I: APGD-T-100, EOT 1, 9 targets",
+        "BPDA-I: APGD-CE-2, EOT 1",
+        "BPDA-I: APGD-T-2, EOT 1, 9 targets",
         "black-box transfer: PGD-2 on a surrogate: surrogate",
     ]
     left = {row["attack"]: row["accuracy"] for row in attacked if row["system"] == "this defence"}
