@@ -54,6 +54,16 @@ def test_total_variation_smooths_every_channel() -> None:
     assert not torch.allclose(ArtPreprocessed(nn.Flatten(), variation).defended(x), x, atol=1e-1)
 
 
+def test_total_variation_at_the_numbers_of_guo_is_no_defence_in_art() -> None:
+    # prob 0.5 and lamb 0.03: the search for a minimum gives up where it begins, which is why Table 3 has ART's defaults
+    x = load_dataset("digits").sample(3).x
+    for prob, lamb, moved in ((0.5, 0.03, False), (0.3, 0.5, True)):
+        variation = TotalVarMin(prob=prob, lamb=lamb, clip_values=(0.0, 1.0))
+        model = ArtPreprocessed(nn.Flatten(), variation, channels_last=True, randomized=True)
+        with global_seed(0):
+            assert torch.allclose(model.defended(x), x, atol=1e-6) != moved
+
+
 def test_total_variation_draws_by_the_global_seed() -> None:
     model = ArtPreprocessed(nn.Flatten(), TotalVarMin(clip_values=(0.0, 1.0)), channels_last=True, randomized=True)
     x, found = images(2, (3, 8, 8)).float(), []
