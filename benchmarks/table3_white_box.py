@@ -116,7 +116,7 @@ def measured(
             "paper_standard": standard,
             "paper_worst": least,
             "paper_attack": attack,
-            "paper_source": system.source,
+            "paper_source": "-" if least == "-" else system.source,
         }
         if system.f_b is not None:  # the paper has a row for BPDA alone
             nb_bpda = len(bpda_attacks(shop, system))

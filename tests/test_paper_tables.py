@@ -213,6 +213,8 @@ def test_table_3_has_the_worst_of_bpda_beside_that_of_all(tmp_path: Path, monkey
     assert [row["method"] for row in rows] == ["none", "this defence, the worst of BPDA-I", "this defence"]
     assert [row["paper_worst"] for row in rows] == [0.0, 80.2, 78.1]
     assert [row["paper_source"] for row in rows] == [CITED, MEASURED, MEASURED]
+    (alone, *_), _ = table3_white_box.measured(shop, {"none": replace(none, paper=("-", "-", "-"))}, {})
+    assert (alone["paper_worst"], alone["paper_source"]) == ("-", "-")
     by_system = {name: [row["attack"] for row in attacked if row["system"] == name] for name in systems}
     assert by_system["none"][-3:] == [
         "BPDA-I: APGD-CE-2, EOT 1",
