@@ -132,6 +132,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("HopSkipJump", "hop_skip_jump", True),
         Column("GenAttack", "gen_attack", True),
         Column("white box: momentum PGD", "white_box_momentum_pgd", True),
+        Column("worst of all", "worst", True),
         Column("paper, CIFAR-10: clean", "paper_clean"),
         Column("transfer", "paper_transfer"),
         Column("HopSkipJump", "paper_hop_skip_jump"),
