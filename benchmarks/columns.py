@@ -81,6 +81,14 @@ def beside(name: str, found: AttackResult, other: AttackResult, seed: int) -> di
     )
 
 
+def more_than_adversarial(found: Evaluation, adversarial: Evaluation | None, seed: int) -> dict[str, Any]:
+    """How many points more the worst case leaves than that of the adversarially trained net, image by image, as three columns."""
+    name = "more_than_adversarial"
+    if adversarial is None or adversarial is found:
+        return in_per_cent(name, None)
+    return beside(name, found.worst, adversarial.worst, seed)
+
+
 def in_per_cent(name: str, found: Interval | None) -> dict[str, Any]:
     """``found``, of shares, as three columns; "-" where there is none."""
     value, low, high = ("-", "-", "-") if found is None else (100 * found.value, 100 * found.low, 100 * found.high)

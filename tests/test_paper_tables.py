@@ -25,7 +25,7 @@ from benchmarks.figure5_steps import STEPS
 from benchmarks.other_defences import without_draws
 from benchmarks.scales import SCALES
 from benchmarks.table1_external_models import PAPER, classifiers, external_models, kinds, plain_kinds
-from benchmarks.table3_white_box import CITED, MEASURED, System
+from benchmarks.table3_white_box import CITED, MADRY, MEASURED, System
 from benchmarks.workshop import Workshop
 from tests.evaluations import by_hand
 
@@ -213,6 +213,11 @@ def test_table_3_has_the_worst_of_bpda_beside_that_of_all(tmp_path: Path, monkey
     assert [row["method"] for row in rows] == ["none", "this defence, the worst of BPDA-I", "this defence"]
     assert [row["paper_worst"] for row in rows] == [0.0, 80.2, 78.1]
     assert [row["paper_source"] for row in rows] == [CITED, MEASURED, MEASURED]
+    assert {row["more_than_adversarial"] for row in rows} == {"-"}  # there is none
+    with_one = {MADRY: none, "this defence": ours}
+    beaten, _ = table3_white_box.measured(shop, with_one, {"undefended": plain, "surrogate": f_b})
+    assert [row["more_than_adversarial"] for row in beaten[:2]] == ["-", "-"]
+    assert beaten[2]["more_than_adversarial"] == pytest.approx(beaten[2]["worst"] - beaten[0]["worst"])
     (alone, *_), _ = table3_white_box.measured(shop, {"none": replace(none, paper=("-", "-", "-"))}, {})
     assert (alone["paper_worst"], alone["paper_source"]) == ("-", "-")
     by_system = {name: [row["attack"] for row in attacked if row["system"] == name] for name in systems}
