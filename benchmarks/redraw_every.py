@@ -1,7 +1,8 @@
-"""What does it cost in accuracy, and save in time, to train on a draw of g(x) for several epochs?
+"""What does it cost in accuracy and robustness, and save in time, to train on a draw of g(x) for several epochs?
 
 f_a on digits by its recipe (60 epochs, 1,200 images), with a fresh draw for every batch, and with banks that are drawn afresh
-every K epochs, up to a single draw for all; three seeds each, test accuracy as the mean of five draws.
+every K epochs, up to a single draw for all; three seeds each, test accuracy as the mean of five draws, and what momentum PGD
+leaves of 100 test images.
 
     python -m benchmarks.redraw_every
 """
@@ -15,9 +16,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from torch import nn
+
+from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.datasets import load_dataset
-from art_advtransform.pretrained import read_card
-from art_advtransform.recipes import NETS
+from art_advtransform.defended import DefendedModel
+from art_advtransform.evaluation import evaluate
+from art_advtransform.layer import LLPGDTransform
+from art_advtransform.pretrained import load_pretrained, read_card
+from art_advtransform.recipes import NETS, THREATS
 from art_advtransform.train_nets import Options, train_nets
 from art_advtransform.training import start_accelerator
 from benchmarks.harness import print_table, progress, write_csv
@@ -25,13 +32,14 @@ from benchmarks.harness import print_table, progress, write_csv
 EVERY = (0, 1, 3, 10, 60)
 SEEDS = (0, 1, 2)
 NAME = "f_a-defended"
+NB_ATTACKED = 100
 
 
 def main() -> None:
     rows: list[dict[str, Any]] = []
     for every in EVERY:
         found = [run(every, seed) for seed in SEEDS]
-        accuracies, seconds = [f[0] for f in found], [f[1] for f in found]
+        accuracies, left, seconds = ([f[k] for f in found] for k in range(3))
         epochs = NETS["digits"][NAME].recipe.nb_epochs
         rows.append(
             {
@@ -39,6 +47,8 @@ def main() -> None:
                 "draws_of_an_image": epochs if every == 0 else -(-epochs // every),
                 "test_accuracy": mean(accuracies),
                 "deviation_over_seeds": stdev(accuracies),
+                "momentum_pgd": mean(left),
+                "momentum_pgd_deviation_over_seeds": stdev(left),
                 "seconds": mean(seconds),
             }
         )
@@ -46,8 +56,8 @@ def main() -> None:
     print(f"written to {write_csv('redraw_every', rows, start_accelerator().device.type)}")
 
 
-def run(every: int, seed: int) -> tuple[float, float]:
-    """Test accuracy, and seconds of the training."""
+def run(every: int, seed: int) -> tuple[float, float, float]:
+    """Test accuracy, that under attack, and seconds of the training."""
     net = NETS["digits"][NAME]
     net = replace(net, recipe=replace(net.recipe, seed=seed), redraw_every=every)
     train, test = load_dataset("digits", "train"), load_dataset("digits", "test")
@@ -56,8 +66,22 @@ def run(every: int, seed: int) -> tuple[float, float]:
         train_nets("digits", train, test, folder, options=Options(nets={NAME: net}))
         seconds = time.perf_counter() - begin
         accuracy = float(read_card(Path(folder) / NAME)["test_accuracy"])
-    progress(f"redraw every {every or 'batch'}, seed {seed}: {100 * accuracy:.1f} %, {seconds:.1f} s")
-    return accuracy, seconds
+        left = attacked(load_pretrained(Path(folder) / NAME))
+    progress(
+        f"redraw every {every or 'batch'}, seed {seed}: {100 * accuracy:.1f} %, under attack {100 * left:.1f} %, {seconds:.1f} s"
+    )
+    return accuracy, left, seconds
+
+
+def attacked(f_a: nn.Module) -> float:
+    """Accuracy of ``f_a`` behind the bundled g under momentum PGD."""
+    images = load_dataset("digits", "test").sample(NB_ATTACKED)
+    model = DefendedModel(f_a, LLPGDTransform(load_pretrained("digits/f_b-adversarial"))).eval()
+    found = evaluate(model, images.x, images.y, [momentum_pgd(100)], THREATS["digits"], nb_draws=20)
+    mean_accuracy = found.attacks[0].mean
+    if mean_accuracy is None:
+        raise RuntimeError(found.attacks[0].problem)
+    return mean_accuracy.value
 
 
 if __name__ == "__main__":
