@@ -94,6 +94,7 @@ def means_of_g(
         "f_b": network_identity(f_b),
         "images": tensors_sha256([x]),
         "draws": nb_draws,
+        "means": 2,
         "seed": seed,
         "code": _code_of_g(),
         "environment": environment(x.device),
