@@ -74,7 +74,7 @@ def main() -> None:
         )
         evaluations[n] = found
     steps = {
-        "attack_steps": shop.scale.max_iter,
+        "steps_of_bpda": shop.scale.max_iter,
         "eot_draws": eot_draws(shop),
         "steps_of_momentum_pgd": shop.scale.climb,
     }
