@@ -221,14 +221,14 @@ def filled(text: str) -> str:
 
 
 def table(name: str) -> str:
-    """The table of ``<name>-*.csv`` in Markdown."""
-    columns = TABLES[name.split("-")[0]]
+    """The table of ``<name>-*.csv`` in Markdown: those of the columns that the CSV has."""
     paths = sorted(RESULTS.glob(f"{name}-cpu-torch*.csv"), key=_torch)
     if not paths:
         raise ValueError(f"expected a CSV of {name} in {RESULTS}, found none")
     path = paths[-1]  # of the newest torch
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
+    columns = [column for column in TABLES[name.split("-")[0]] if column.name in rows[0]]
     lines = [[column.head for column in columns], ["---", *["---:"] * (len(columns) - 1)]]
     lines += [[column.cell(row) for column in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
