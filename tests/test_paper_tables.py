@@ -14,18 +14,29 @@ from art_advtransform.attacks.base import from_function
 from art_advtransform.attacks.identity import network_identity
 from art_advtransform.config import TransformConfig
 from art_advtransform.counting import SCORING, Interval, predictions
+from art_advtransform.datasets import load_dataset
 from art_advtransform.defended import DefendedModel
 from art_advtransform.layer import LLPGDTransform
 from art_advtransform.pretrained import load_pretrained, read_card
 from art_advtransform.records import AttackResult
 from art_advtransform.store import write_json
-from benchmarks import figure5_steps, figure8_reparameterisation, paper, table1_external_models, table3_white_box
+from benchmarks import (
+    figure5_steps,
+    figure8_reparameterisation,
+    paper,
+    table1_external_models,
+)
 from benchmarks.columns import called, known, per_cent, trained, up_to, with_interval
 from benchmarks.figure5_steps import STEPS
-from benchmarks.other_defences import without_draws
 from benchmarks.scales import SCALES
-from benchmarks.table1_external_models import PAPER, classifiers, external_models, kinds, plain_kinds
-from benchmarks.table3_white_box import CITED, MADRY, MEASURED, System
+from benchmarks.table1_external_models import (
+    PAPER,
+    classifiers,
+    draw_gradients,
+    external_models,
+    kinds,
+    plain_kinds,
+)
 from benchmarks.workshop import Workshop
 from tests.evaluations import by_hand
 
@@ -198,39 +209,18 @@ def test_pictures_of_two_seeds_and_of_two_devices_stand_side_by_side() -> None:
     assert [shop.picture("figure5").name for shop in shops] == names
 
 
-def test_table_3_has_the_worst_of_bpda_beside_that_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    small = replace(SCALES["digits"], images=2, draws=2, selection_draws=2, confirmation_draws=2, max_iter=2, climb=2)
-    shop = Workshop("digits", small, None, 0, "cpu")
-    names = ("f_a-defended", "f_b-adversarial", "undefended")
-    f_a, f_b, plain = (load_pretrained(f"digits/{name}") for name in names)
-    monkeypatch.setattr(Workshop, "card", lambda self, name: read_card(f"digits/{name}"))
-    many = (table3_white_box.of_many_draws(2, 3),)
-    ours = System(f_a, "ours", shop.card("f_a-defended"), (82.9, 78.1, "transfer"), f_b=f_b, breaks=many)
-    none = System(plain, "our loop", shop.card("undefended"), ("-", 0.0, "BPDA"), CITED, breaks=without_draws(2))
-    systems = {"none": none, "this defence": ours}
-    rows, attacked = table3_white_box.measured(shop, systems, {"undefended": plain, "surrogate": f_b})
-    assert [row["method"] for row in rows] == ["none", "this defence, the worst of BPDA-I", "this defence"]
-    assert [row["paper_worst"] for row in rows] == [0.0, 80.2, 78.1]
-    assert [row["paper_source"] for row in rows] == [CITED, MEASURED, MEASURED]
-    assert {row["more_than_adversarial"] for row in rows} == {"-"}  # there is none
-    with_one = {MADRY: none, "this defence": ours}
-    beaten, _ = table3_white_box.measured(shop, with_one, {"undefended": plain, "surrogate": f_b})
-    assert [row["more_than_adversarial"] for row in beaten[:2]] == ["-", "-"]
-    assert beaten[2]["more_than_adversarial"] == pytest.approx(beaten[2]["worst"] - beaten[0]["worst"])
-    (alone, *_), _ = table3_white_box.measured(shop, {"none": replace(none, paper=("-", "-", "-"))}, {})
-    assert (alone["paper_worst"], alone["paper_source"]) == ("-", "-")
-    by_system = {name: [row["attack"] for row in attacked if row["system"] == name] for name in systems}
-    assert by_system["none"][-3:] == [
-        "BPDA-I: APGD-CE-2, EOT 1",
-        "BPDA-I: APGD-T-2, EOT 1, 9 targets",
-        "black-box transfer: PGD-2 on a surrogate: surrogate",
-    ]
-    left = {row["attack"]: row["accuracy"] for row in attacked if row["system"] == "this defence"}
-    assert len([name for name in left if name.startswith("BPDA-I")]) == 4
-    assert len([name for name in left if "transfer" in name]) == 4  # from f_a, from f_b and from two surrogates
-    assert rows[1]["best_attack"].startswith("BPDA-I")
-    assert left[rows[2]["best_attack"]] == min(left.values())
+def test_fig_10_shows_two_f_b_that_differ_in_their_examples_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, drawn = Workshop("cpu", SCALES["cpu"], None, 0, "cpu"), {}
+    monkeypatch.setattr(Workshop, "attacked", load_dataset("digits").sample(4))
+    monkeypatch.setattr(table1_external_models, "grid_figure", lambda columns, path: drawn.update(columns))
+    recipes = external_models(shop)
+    net = load_pretrained("digits/f_b-adversarial")
+    draw_gradients(shop, dict.fromkeys(recipes, net), dict.fromkeys(kinds(shop), torch.zeros(4, 1, 8, 8)))
+    shown = {name.split(":")[0] for name in drawn if ":" in name}
+    standard, adversarial = (recipes[f"f_b-{kind}"] for kind in ("standard", "adversarial"))
+    assert shown == {"standard", "adversarial"}
+    alike = replace(standard, role="adversarial", threat=adversarial.threat, about=adversarial.about)
+    assert replace(alike, attack_steps=adversarial.attack_steps) == adversarial
 
 
 def test_the_noise_of_a_mean_is_half_of_what_its_halves_are_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,69 @@
+"""Tables 3 and 6: what their rows say of this defence and of the systems beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from art_advtransform.pretrained import load_pretrained, read_card
+from benchmarks import table3_white_box, table6_tiny_imagenet
+from benchmarks.other_defences import without_draws
+from benchmarks.scales import SCALES
+from benchmarks.table3_white_box import CITED, MADRY, MEASURED, System
+from benchmarks.workshop import Workshop
+from tests.evaluations import by_hand
+
+
+def test_table_3_has_the_worst_of_bpda_beside_that_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = replace(SCALES["digits"], images=2, draws=2, selection_draws=2, confirmation_draws=2, max_iter=2, climb=2)
+    shop = Workshop("digits", small, None, 0, "cpu")
+    names = ("f_a-defended", "f_b-adversarial", "undefended")
+    f_a, f_b, plain = (load_pretrained(f"digits/{name}") for name in names)
+    monkeypatch.setattr(Workshop, "card", lambda self, name: read_card(f"digits/{name}"))
+    many = (table3_white_box.of_many_draws(2, 3),)
+    ours = System(f_a, "ours", shop.card("f_a-defended"), (82.9, 78.1, "transfer"), f_b=f_b, breaks=many)
+    none = System(plain, "our loop", shop.card("undefended"), ("-", 0.0, "BPDA"), CITED, breaks=without_draws(2))
+    systems = {"none": none, "this defence": ours}
+    rows, attacked = table3_white_box.measured(shop, systems, {"undefended": plain, "surrogate": f_b})
+    assert [row["method"] for row in rows] == ["none", "this defence, the worst of BPDA-I", "this defence"]
+    assert [row["paper_worst"] for row in rows] == [0.0, 80.2, 78.1]
+    assert [row["paper_source"] for row in rows] == [CITED, MEASURED, MEASURED]
+    assert {row["more_than_adversarial"] for row in rows} == {"-"}  # there is none
+    with_one = {MADRY: none, "this defence": ours}
+    beaten, _ = table3_white_box.measured(shop, with_one, {"undefended": plain, "surrogate": f_b})
+    assert [row["more_than_adversarial"] for row in beaten[:2]] == ["-", "-"]
+    assert beaten[2]["more_than_adversarial"] == pytest.approx(beaten[2]["worst"] - beaten[0]["worst"])
+    (alone, *_), _ = table3_white_box.measured(shop, {"none": replace(none, paper=("-", "-", "-"))}, {})
+    assert (alone["paper_worst"], alone["paper_source"]) == ("-", "-")
+    by_system = {name: [row["attack"] for row in attacked if row["system"] == name] for name in systems}
+    assert by_system["none"][-3:] == [
+        "BPDA-I: APGD-CE-2, EOT 1",
+        "BPDA-I: APGD-T-2, EOT 1, 9 targets",
+        "black-box transfer: PGD-2 on a surrogate: surrogate",
+    ]
+    left = {row["attack"]: row["accuracy"] for row in attacked if row["system"] == "this defence"}
+    assert len([name for name in left if name.startswith("BPDA-I")]) == 4
+    assert len([name for name in left if "transfer" in name]) == 4  # from f_a, from f_b and from two surrogates
+    assert rows[1]["best_attack"].startswith("BPDA-I")
+    assert left[rows[2]["best_attack"]] == min(left.values())
+
+
+def test_the_worst_of_bpda_is_that_of_all_attacks_through_g_and_of_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Workshop, "card", lambda self, name: read_card(f"digits/{name}"))
+    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
+    made = by_hand()["behind g"]
+    # each attack leaves less than the one before
+    falling = [replace(made.attacks[0], name=f"{k}", remaining=0.9 - k / 10) for k in range(8)]
+    many = (table3_white_box.of_many_draws(2, 3),)
+    ours = System(
+        nn.Identity(), "ours", shop.card("f_a-defended"), (82.9, 78.1, "transfer"), f_b=nn.Identity(), breaks=many
+    )
+    alone, _ = table3_white_box.rows_of(shop, "this", ours, replace(made, attacks=falling), None)
+    assert alone["worst"] == pytest.approx(60)  # three of all rows, and the one of many draws
+    rows = {role: replace(made, attacks=falling) for role in table6_tiny_imagenet.ROLES.values()}
+    found = table6_tiny_imagenet.row(shop, "this defence", rows, len(table6_tiny_imagenet.bpda_attacks(shop)))
+    assert (found["bpda"], found["paper_bpda"]) == (pytest.approx(70), 47.9)
