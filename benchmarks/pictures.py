@@ -42,8 +42,10 @@ def table_figure(rows: Sequence[dict[str, Any]], by: str, columns: Sequence[str]
     axes.invert_yaxis()
     axes.set_xlim(-1, 101)
     first = shown[0]
-    axes.set_xlabel(
-        f"accuracy (per cent); {first['dataset']}, L-inf {first['eps']:.4g}, {first['images']} images, {first['draws']} draws"
+    # below the whole figure: below axes that long names have made narrow it would be cut
+    figure.supxlabel(
+        f"accuracy (per cent); {first['dataset']}, L-inf {first['eps']:.4g}, {first['images']} images, {first['draws']} draws",
+        fontsize=10,
     )
     figure.legend(loc="outside upper center", ncols=3)
     path.parent.mkdir(parents=True, exist_ok=True)
