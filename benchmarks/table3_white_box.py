@@ -200,7 +200,7 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
     nets = shop.nets(recipes)
 
     def own(role: str, implementation: str, *paper: Any, f_b: nn.Module | None = None) -> System:
-        # a draw of g is dear: fewer of them a step than pruning meets, as many steps
+        # a draw of g is dear: fewer of them a step than what draws otherwise meets
         breaks = without_draws(shop.scale.climb) if f_b is None else (of_many_draws(shop.scale.climb, 4),)
         told = (paper[0], paper[1], paper[2])
         return System(nets[role], implementation, shop.card(role), told, f_b=f_b, breaks=breaks)
