@@ -1,6 +1,7 @@
-"""The other systems of Tables 3 and 6, as modules from images to logits: ART's preprocessors, and pruning of activations.
+"""The other systems of Tables 3 and 6, as modules from images to logits, and the attacks that their rows share.
 
-Feature denoising and metric learning are options of training: ``ResNet18(denoising=True)``, the role "metric".
+They are ART's preprocessors, and pruning of activations. Feature denoising and metric learning are options of training:
+``ResNet18(denoising=True)``, the role "metric".
 
 ART's preprocessors compute in NumPy; here each is one differentiable step whose backward is its ``estimate_gradient``: the
 identity, or for thermometer encoding what is said there, so that every attack of the catalogue is BPDA on them.
@@ -14,10 +15,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from art_advtransform.attacks.adaptive import momentum_pgd
+from art_advtransform.attacks.art_attacks import bpda_identity
 from art_advtransform.attacks.base import Attack
+from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.attacks.torchattacks_attacks import NB_TARGETS_WITHOUT_G, auto_pgd
 
 _AUTOATTACK_STEPS = 100
+
+
+def along_gradients(max_iter: int, climb: int, draws: int) -> list[Attack]:
+    """On all rows, along BPDA-I gradients, or what a system has instead; on a net without a defence, its own.
+
+    Args:
+        max_iter: steps.
+        climb: steps of momentum PGD, one draw each.
+        draws: a step of plain PGD.
+    """
+    return [
+        bpda_identity(max_iter, draws),
+        momentum_pgd(climb),
+        expectation_pgd(max_iter, 4, momenta=(0.0, 0.9), continues=False),
+    ]
 
 
 def without_draws(max_iter: int) -> tuple[Attack, Attack]:

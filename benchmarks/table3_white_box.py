@@ -20,10 +20,8 @@ import torch
 from art.defences.preprocessor import JpegCompression, TotalVarMin
 from torch import Tensor, nn
 
-from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.attacks.art_attacks import (
     black_box_transfer,
-    bpda_identity,
     external_transfer,
     white_box_transfer,
 )
@@ -46,7 +44,13 @@ from benchmarks.columns import (
     worst,
 )
 from benchmarks.harness import progress
-from benchmarks.other_defences import ArtPreprocessed, StochasticActivationPruning, Thermometer, without_draws
+from benchmarks.other_defences import (
+    ArtPreprocessed,
+    StochasticActivationPruning,
+    Thermometer,
+    along_gradients,
+    without_draws,
+)
 from benchmarks.workshop import Workshop
 
 _LEVELS = 10  # of the thermometer
@@ -162,16 +166,10 @@ def attacks(shop: Workshop, system: System, surrogates: Sequence[str]) -> list[A
 
 
 def bpda_attacks(shop: Workshop, system: System) -> list[Attack]:
-    """Along BPDA-I gradients, or what ``system`` has instead; on a net without a defence, its own."""
-    max_iter = shop.scale.max_iter
+    """Those of all rows, and what breaks ``system``."""
     # what draws without g keeps its activations for every draw
     draws = min(shop.scale.eot_samples, _MOST_DRAWS) if system.f_b is None else shop.scale.eot_samples
-    return [
-        bpda_identity(max_iter, draws),
-        momentum_pgd(shop.scale.climb),
-        expectation_pgd(max_iter, 4, momenta=(0.0, 0.9), continues=False),
-        *system.breaks,
-    ]
+    return [*along_gradients(shop.scale.max_iter, shop.scale.climb, draws), *system.breaks]
 
 
 def of_many_draws(max_iter: int, draws: int = 16) -> Attack:

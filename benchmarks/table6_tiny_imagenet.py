@@ -11,18 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.attacks.art_attacks import (
     black_box_transfer,
-    bpda_identity,
     external_transfer,
     white_box_transfer,
 )
-from art_advtransform.attacks.base import Attack
-from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.records import Evaluation
 from benchmarks.columns import called, each_attack, more_than_adversarial, trained, up_to, with_interval, worst
-from benchmarks.other_defences import without_draws
+from benchmarks.other_defences import along_gradients, without_draws
 from benchmarks.workshop import Workshop
 
 # standard accuracy, the worst, and its attack
@@ -52,7 +48,7 @@ def main() -> None:
     nets = shop.nets(recipes)
     surrogates = {name: nets[name] for name in ("surrogate", "undefended")}
     attacks = [
-        *(bpda := bpda_attacks(shop)),
+        *(bpda := along_gradients(shop.scale.max_iter, shop.scale.climb, shop.scale.eot_samples)),
         black_box_transfer(shop.scale.max_iter),  # the best on this defence, says the paper
     ]
     evaluations: dict[str, Evaluation] = {}
@@ -87,15 +83,6 @@ def row(shop: Workshop, name: str, evaluations: Mapping[str, Evaluation], nb_bpd
         "paper_worst": paper[1],
         "paper_attack": paper[2],
     }
-
-
-def bpda_attacks(shop: Workshop) -> list[Attack]:
-    """Along BPDA-I gradients; on a net without g, its own."""
-    return [
-        bpda_identity(shop.scale.max_iter, shop.scale.eot_samples),
-        momentum_pgd(shop.scale.climb),
-        expectation_pgd(shop.scale.max_iter, 4, momenta=(0.0, 0.9), continues=False),
-    ]
 
 
 if __name__ == "__main__":
