@@ -27,7 +27,6 @@ from art_advtransform.attacks.art_attacks import (
 )
 from art_advtransform.attacks.base import Attack, View
 from art_advtransform.attacks.expectation import expectation_pgd
-from art_advtransform.config import ThreatModel
 from art_advtransform.randomness import global_seed
 from art_advtransform.recipes import Net
 from art_advtransform.records import Evaluation
@@ -51,24 +50,17 @@ from benchmarks.other_defences import (
     along_gradients,
     without_draws,
 )
+from benchmarks.pixel_defend import pixel_defend
 from benchmarks.workshop import Workshop
 
 _LEVELS = 10  # of the thermometer
 _MOST_DRAWS = 20  # a step, of a defence that draws otherwise than by g
-MADRY = "PGD adversarial training (Madry)"
+MADRY, PIXEL_DEFEND = "PGD adversarial training (Madry)", "PixelDefend (Song)"
 # Whose numbers the paper's are: its stars.
 MEASURED, CITED = "the paper", "Athalye et al. 2018, in the paper"
 
 # standard accuracy, worst case, and its attack; "-" where the paper has none
-NOT_RUN = {
-    "image quilting (Guo)": ("-", 0.0, "BPDA", "no maintained library has it"),
-    "PixelDefend (Song)": (
-        "-",
-        5.0,
-        "BPDA",
-        "ART has its projection but no PixelCNN, and a poor one would be another defence",
-    ),
-}
+NOT_RUN = {"image quilting (Guo)": ("-", 0.0, "BPDA", "no maintained library has it")}
 
 
 @dataclass(frozen=True)
@@ -227,17 +219,27 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
 
 
 def preprocessed(shop: Workshop, name: str, plain: Net) -> System:
-    """A preprocessor of ART with a net that was trained on its images."""
-    make, channels, implementation = PREPROCESSORS[name]
+    """A preprocessor with a net that was trained on its images."""
+    made, role = PREPROCESSORS[name], slug(name)
+    model = made.model(nn.Identity(), shop)
+    of_its_own = f", PixelCNN of {model.defence.bits:.2f} bits a value" if name == PIXEL_DEFEND else ""
+    implementation = f"{made.implementation}{of_its_own}"
     net = replace(plain, about=f"the classifier behind {implementation}")  # another one's net is trained anew
-    net = replace(net, arguments={**net.arguments, "in_channels": channels * shop.train.x.shape[1]})
-    role = slug(name)
-    classifier = shop.nets({role: net}, encode=partial(encoded, make(nn.Identity(), shop.threat)))[role]
-    model = make(classifier, shop.threat).eval()
-    behind = {"behind": classifier} if channels == 1 else {}
+    net = replace(net, arguments={**net.arguments, "in_channels": made.channels * shop.train.x.shape[1]})
+    classifier = shop.nets({role: net}, encode=partial(encoded, model))[role]
+    model.classifier = classifier
+    behind = {"behind": classifier} if made.channels == 1 else {}
     # no more steps than pruning has: total variation runs on the CPU alone, image by image
     breaks = (of_many_draws(min(shop.scale.climb, 100)),) if model.randomized else without_draws(shop.scale.climb)
-    return System(model, implementation, shop.card(role), ("-", 0.0, "BPDA"), CITED, behind=behind, breaks=breaks)
+    return System(
+        model.eval(),
+        implementation,
+        shop.card(role),
+        ("-", made.paper_worst, "BPDA"),
+        CITED,
+        behind=behind,
+        breaks=breaks,
+    )
 
 
 def encoded(defence: ArtPreprocessed, x: Tensor) -> Tensor:
@@ -246,29 +248,54 @@ def encoded(defence: ArtPreprocessed, x: Tensor) -> Tensor:
         return torch.cat([defence.defended(part) for part in x.split(1000)])
 
 
-def _jpeg(classifier: nn.Module, _: ThreatModel) -> ArtPreprocessed:
+def _jpeg(classifier: nn.Module, _: Workshop) -> ArtPreprocessed:
     return ArtPreprocessed(classifier, JpegCompression(clip_values=(0.0, 1.0), quality=50, channels_first=True))
 
 
-def _total_variation(classifier: nn.Module, _: ThreatModel) -> ArtPreprocessed:
+def _total_variation(classifier: nn.Module, _: Workshop) -> ArtPreprocessed:
     # ART's own numbers: at those of Guo et al. (0.5, 0.03) its search for a minimum gives up where it begins, at the image itself
     variation = TotalVarMin(prob=0.3, lamb=0.5, clip_values=(0.0, 1.0))
     return ArtPreprocessed(classifier, variation, channels_last=True, randomized=True)
 
 
-def _thermometer(classifier: nn.Module, threat: ThreatModel) -> ArtPreprocessed:
+def _thermometer(classifier: nn.Module, shop: Workshop) -> ArtPreprocessed:
     # what an attack has moved to one end of the budget it may move to the other
-    return ArtPreprocessed(classifier, Thermometer(_LEVELS, 2 * threat.eps))
+    return ArtPreprocessed(classifier, Thermometer(_LEVELS, 2 * shop.threat.eps))
 
 
-# how it is made, channels for each channel, whose it is
-PREPROCESSORS: dict[str, tuple[Callable[[nn.Module, ThreatModel], ArtPreprocessed], int, str]] = {
-    "JPEG (Guo)": (_jpeg, 1, "ART JpegCompression, quality 50"),
-    "total variation (Guo)": (_total_variation, 1, "ART TotalVarMin, prob 0.3, lamb 0.5 (ART's defaults)"),
-    "thermometer encoding (Buckman)": (
+def _pixel_defend(classifier: nn.Module, shop: Workshop) -> ArtPreprocessed:
+    return ArtPreprocessed(classifier, pixel_defend(shop))
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """A row of what is done to images.
+
+    Attributes:
+        model: how it is put before a classifier.
+        implementation: whose.
+        channels: for each channel of an image.
+        paper_worst: what the paper has for it.
+    """
+
+    model: Callable[[nn.Module, Workshop], ArtPreprocessed]
+    implementation: str
+    channels: int = 1
+    paper_worst: float = 0.0
+
+
+PREPROCESSORS = {
+    "JPEG (Guo)": Preprocessor(_jpeg, "ART JpegCompression, quality 50"),
+    "total variation (Guo)": Preprocessor(_total_variation, "ART TotalVarMin, prob 0.3, lamb 0.5 (ART's defaults)"),
+    "thermometer encoding (Buckman)": Preprocessor(
         _thermometer,
-        _LEVELS,
         f"benchmarks/other_defences.py: ART ThermometerEncoding of {_LEVELS} levels, vectorised, with a wider gradient",
+        channels=_LEVELS,
+    ),
+    PIXEL_DEFEND: Preprocessor(
+        _pixel_defend,
+        "benchmarks/pixel_defend.py: ART PixelDefend, vectorised, eps 16 of 255 (ART's default)",
+        paper_worst=5.0,
     ),
 }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +21,9 @@ from art_advtransform.pretrained import load_pretrained
 from art_advtransform.randomness import global_seed
 from art_advtransform.recipes import THREATS
 from benchmarks.other_defences import ArtPreprocessed, StochasticActivationPruning, Thermometer
+from benchmarks.scales import SCALES
 from benchmarks.table3_white_box import PREPROCESSORS
+from benchmarks.workshop import Workshop
 from tests.problems import images, seeded
 
 
@@ -84,12 +89,15 @@ def test_the_gradient_passes_as_art_estimates_it(channels_last: bool) -> None:
 
 
 @pytest.mark.parametrize("name", PREPROCESSORS)
-def test_no_defence_of_the_table_hands_images_on_as_they_are(name: str) -> None:
-    make, channels, _ = PREPROCESSORS[name]
+def test_no_defence_of_the_table_hands_images_on_as_they_are(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shop = Workshop("digits", replace(SCALES["digits"], train_images=64, nb_epochs=1), None, 0, "cpu")
     x = load_dataset("digits").sample(10).x
     with global_seed(0):
-        seen = make(nn.Identity(), THREATS["digits"]).defended(x)
-    assert seen.shape == (10, channels, 8, 8)
+        seen = PREPROCESSORS[name].model(nn.Identity(), shop).defended(x)
+    assert seen.shape == (10, PREPROCESSORS[name].channels, 8, 8)
     assert float((seen - x).abs().mean((1, 2, 3)).min()) > 0.01
 
 
