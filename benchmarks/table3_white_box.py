@@ -5,20 +5,19 @@
 Each under PGD on the expected loss with the gradient that breaks it (its own, or BPDA as ART estimates it), what draws with many
 draws a step, too, and under transfer: from the net behind it alone, from f_b where there is one, and from nets trained on clean
 images, which the paper has as the best attack on its defence. What transforms images has a net that was trained on such images, of
-one draw where it draws. What does not draw meets AutoAttack's APGD as well. The last rows say what was not run, and why.
+one draw where it draws. What does not draw meets AutoAttack's APGD as well, and where it goes in steps Square, from where the
+others ended. The last row says what was not run, and why.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import torch
-from art.defences.preprocessor import JpegCompression, TotalVarMin
-from torch import Tensor, nn
+from torch import nn
 
 from art_advtransform.attacks.art_attacks import (
     black_box_transfer,
@@ -27,7 +26,7 @@ from art_advtransform.attacks.art_attacks import (
 )
 from art_advtransform.attacks.base import Attack, View
 from art_advtransform.attacks.expectation import expectation_pgd
-from art_advtransform.randomness import global_seed
+from art_advtransform.attacks.torchattacks_attacks import square
 from art_advtransform.recipes import Net
 from art_advtransform.records import Evaluation
 from art_advtransform.store import slug
@@ -44,18 +43,16 @@ from benchmarks.columns import (
 )
 from benchmarks.harness import progress
 from benchmarks.other_defences import (
-    ArtPreprocessed,
     StochasticActivationPruning,
-    Thermometer,
     along_gradients,
     without_draws,
 )
-from benchmarks.pixel_defend import pixel_defend
+from benchmarks.preprocessors import PREPROCESSORS, encoded, learned
 from benchmarks.workshop import Workshop
 
-_LEVELS = 10  # of the thermometer
+_QUERIES = 1000  # of Square, an image
 _MOST_DRAWS = 20  # a step, of a defence that draws otherwise than by g
-MADRY, PIXEL_DEFEND = "PGD adversarial training (Madry)", "PixelDefend (Song)"
+MADRY = "PGD adversarial training (Madry)"
 # Whose numbers the paper's are: its stars.
 MEASURED, CITED = "the paper", "Athalye et al. 2018, in the paper"
 
@@ -76,6 +73,7 @@ class System:
         f_b: for this defence.
         behind: the net behind what it does to images or activations: a transfer attack's source.
         breaks: attacks that it needs beside those of all rows.
+        closing: those that go on from the strongest result of all others.
     """
 
     model: nn.Module
@@ -86,6 +84,7 @@ class System:
     f_b: nn.Module | None = None
     behind: dict[str, nn.Module] = field(default_factory=dict)
     breaks: tuple[Attack, ...] = ()
+    closing: tuple[Attack, ...] = ()
 
 
 def main() -> None:
@@ -146,7 +145,7 @@ def rows_of(
 
 
 def attacks(shop: Workshop, system: System, surrogates: Sequence[str]) -> list[Attack]:
-    """White box first, then transfer: from f_a without its g, from f_b, from every surrogate, from the net behind a defence."""
+    """White box first, then transfer (from f_a without its g, f_b, every surrogate, the net behind a defence), and what closes."""
     max_iter = shop.scale.max_iter
     from_behind = expectation_pgd(100, 1, loss="ce", momenta=(0.9,), seen="surrogates", continues=False)
     return [
@@ -154,6 +153,7 @@ def attacks(shop: Workshop, system: System, surrogates: Sequence[str]) -> list[A
         *([] if system.f_b is None else [white_box_transfer(max_iter), external_transfer(max_iter)]),
         *(_from(black_box_transfer(max_iter), name) for name in surrogates),
         *(_from(from_behind, name) for name in system.behind),
+        *system.closing,
     ]
 
 
@@ -222,82 +222,23 @@ def preprocessed(shop: Workshop, name: str, plain: Net) -> System:
     """A preprocessor with a net that was trained on its images."""
     made, role = PREPROCESSORS[name], slug(name)
     model = made.model(nn.Identity(), shop)
-    of_its_own = f", PixelCNN of {model.defence.bits:.2f} bits a value" if name == PIXEL_DEFEND else ""
-    implementation = f"{made.implementation}{of_its_own}"
-    net = replace(plain, about=f"the classifier behind {implementation}")  # another one's net is trained anew
+    quality, which = learned(model, shop)
+    net = replace(plain, about=f"the classifier behind {made.implementation}{which}")  # another one's is trained anew
     net = replace(net, arguments={**net.arguments, "in_channels": made.channels * shop.train.x.shape[1]})
-    classifier = shop.nets({role: net}, encode=partial(encoded, model))[role]
-    model.classifier = classifier
-    behind = {"behind": classifier} if made.channels == 1 else {}
+    model.classifier = shop.nets({role: net}, encode=partial(encoded, model))[role]
     # no more steps than pruning has: total variation runs on the CPU alone, image by image
     breaks = (of_many_draws(min(shop.scale.climb, 100)),) if model.randomized else without_draws(shop.scale.climb)
     return System(
         model.eval(),
-        implementation,
+        f"{made.implementation}{quality}",
         shop.card(role),
         ("-", made.paper_worst, "BPDA"),
         CITED,
-        behind=behind,
+        behind={"behind": model.classifier} if made.channels == 1 else {},
         breaks=breaks,
+        # along the identity through steps an attack may stop at an edge that no gradient tells of
+        closing=() if model.randomized else (square(_QUERIES, continues=True),),
     )
-
-
-def encoded(defence: ArtPreprocessed, x: Tensor) -> Tensor:
-    """All images as a defence makes them, once."""
-    with global_seed(0), torch.no_grad():
-        return torch.cat([defence.defended(part) for part in x.split(1000)])
-
-
-def _jpeg(classifier: nn.Module, _: Workshop) -> ArtPreprocessed:
-    return ArtPreprocessed(classifier, JpegCompression(clip_values=(0.0, 1.0), quality=50, channels_first=True))
-
-
-def _total_variation(classifier: nn.Module, _: Workshop) -> ArtPreprocessed:
-    # ART's own numbers: at those of Guo et al. (0.5, 0.03) its search for a minimum gives up where it begins, at the image itself
-    variation = TotalVarMin(prob=0.3, lamb=0.5, clip_values=(0.0, 1.0))
-    return ArtPreprocessed(classifier, variation, channels_last=True, randomized=True)
-
-
-def _thermometer(classifier: nn.Module, shop: Workshop) -> ArtPreprocessed:
-    # what an attack has moved to one end of the budget it may move to the other
-    return ArtPreprocessed(classifier, Thermometer(_LEVELS, 2 * shop.threat.eps))
-
-
-def _pixel_defend(classifier: nn.Module, shop: Workshop) -> ArtPreprocessed:
-    return ArtPreprocessed(classifier, pixel_defend(shop))
-
-
-@dataclass(frozen=True)
-class Preprocessor:
-    """A row of what is done to images.
-
-    Attributes:
-        model: how it is put before a classifier.
-        implementation: whose.
-        channels: for each channel of an image.
-        paper_worst: what the paper has for it.
-    """
-
-    model: Callable[[nn.Module, Workshop], ArtPreprocessed]
-    implementation: str
-    channels: int = 1
-    paper_worst: float = 0.0
-
-
-PREPROCESSORS = {
-    "JPEG (Guo)": Preprocessor(_jpeg, "ART JpegCompression, quality 50"),
-    "total variation (Guo)": Preprocessor(_total_variation, "ART TotalVarMin, prob 0.3, lamb 0.5 (ART's defaults)"),
-    "thermometer encoding (Buckman)": Preprocessor(
-        _thermometer,
-        f"benchmarks/other_defences.py: ART ThermometerEncoding of {_LEVELS} levels, vectorised, with a wider gradient",
-        channels=_LEVELS,
-    ),
-    PIXEL_DEFEND: Preprocessor(
-        _pixel_defend,
-        "benchmarks/pixel_defend.py: ART PixelDefend, vectorised, eps 16 of 255 (ART's default)",
-        paper_worst=5.0,
-    ),
-}
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from art_advtransform.pretrained import load_pretrained
 from art_advtransform.randomness import global_seed
 from art_advtransform.recipes import THREATS
 from benchmarks.other_defences import ArtPreprocessed, StochasticActivationPruning, Thermometer
+from benchmarks.preprocessors import PREPROCESSORS
 from benchmarks.scales import SCALES
-from benchmarks.table3_white_box import PREPROCESSORS
 from benchmarks.workshop import Workshop
 from tests.problems import images, seeded
 
