@@ -67,3 +67,14 @@ def test_the_worst_of_bpda_is_that_of_all_attacks_through_g_and_of_no_other(monk
     rows = {role: replace(made, attacks=falling) for role in table6_tiny_imagenet.ROLES.values()}
     found = table6_tiny_imagenet.row(shop, "this defence", rows, len(along_gradients(20, 40, 4)))
     assert (found["bpda"], found["paper_bpda"]) == (pytest.approx(70), 47.9)
+
+
+def test_what_closes_comes_last_and_goes_on_from_the_strongest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = replace(SCALES["digits"], train_images=128, nb_epochs=1)
+    shop = Workshop("digits", small, None, 0, "cpu")
+    plain = shop.recipe("undefended")
+    for name, closes in (("JPEG (Guo)", True), ("total variation (Guo)", False)):
+        system = table3_white_box.preprocessed(shop, name, plain)
+        last = table3_white_box.attacks(shop, system, ["surrogate"])[-1]
+        assert (last.name == "Square: 1000 queries") == closes == last.continues
