@@ -7,9 +7,8 @@ within eps, all probabilities being of the image as it came, where Song et al. t
 
 from __future__ import annotations
 
-import hashlib
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 
 from art_advtransform.attacks.identity import identity, network_identity
 from art_advtransform.randomness import derived_seed, global_seed
+from art_advtransform.store import fingerprint
 from art_advtransform.training import fit
 from benchmarks.workshop import NB_MEASURED, Workshop, told
 
@@ -119,8 +119,9 @@ def pixel_defend(shop: Workshop) -> PixelDefend:
     )
     with global_seed(derived_seed(recipe.seed)):
         net = PixelCNN(shop.train.x.shape[1], _WIDTH[shop.name])
-    made_from = f"{recipe} {network_identity(net)} {identity(pixel_loss)} {shop.train_sha256}"
-    kept = shop.home / "nets" / f"pixel_cnn-{hashlib.sha256(made_from.encode()).hexdigest()[:8]}"
+    # a checkpoint knows its recipe, but neither its code nor its images
+    made_from = {"net": network_identity(net), "loss": identity(pixel_loss), "train": shop.train_sha256}
+    kept = shop.home / "nets" / f"pixel_cnn-{fingerprint({'recipe': asdict(recipe), **made_from})[:8]}"
     fit(
         net,
         shop.train,
