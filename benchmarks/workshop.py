@@ -125,9 +125,9 @@ class Workshop:
         return replace(sample, x=sample.x.to(self.device), y=sample.y.to(self.device))
 
     def recipe(self, name: str, **changes: Any) -> Net:
-        """The net called ``name`` by its recipe at this scale, with ``changes``; without any, that of the net that ships."""
+        """The net called ``name`` by its recipe at this scale, with ``changes``; without any, by the preset's if it ships."""
         net = preset_nets(self.scale.dataset, self.scale.preset)[name]
-        if not changes and net.to_json() in self.bundled.values():
+        if not changes and name in self.scale.shipped:
             return net
         if self.scale.width is not None and "width" in net.arguments:
             net = replace(net, arguments={**net.arguments, "width": self.scale.width})
@@ -141,8 +141,8 @@ class Workshop:
 
     def adversarial(self, role: Role, **changes: Any) -> Net:
         """The classifier without g, trained on examples instead."""
-        if role == "adversarial" and not changes and "adversarial" in self.bundled:
-            return self.recipe("adversarial")
+        if not changes and role in self.scale.shipped:
+            return self.recipe(role)
         steps = 10 if role == "trades" and self.name == "paper" else self.scale.attack_steps
         about = f"the classifier trained for {role} instead"
         return self.beside(
@@ -150,8 +150,8 @@ class Workshop:
         )
 
     def surrogate(self) -> Net:
-        """What a black-box attacker trains on clean images: a plain f_b, where the scale takes one that ships that one."""
-        if "f_b-standard" in self.bundled:
+        """What a black-box attacker trains on clean images: a plain f_b, where the scale takes the preset's that one."""
+        if "f_b-standard" in self.scale.shipped:
             return self.recipe("f_b-standard")
         return self.beside("f_b-adversarial", role="plain", threat=None)
 

@@ -193,6 +193,12 @@ def test_another_data_set_has_its_own_numbers(
         assert set(shop.bundled) == {"f_b-adversarial", "f_a-defended", "undefended"}
         for name, shipped in shop.bundled.items():
             assert shop.recipe(name).to_json() == shipped == preset_nets("tiny_imagenet")[name].to_json()
+        # those of the preset's own recipe that don't ship are trained by it
+        rivals = {role: shop.adversarial(role).to_json() for role in ("adversarial", "trades", "metric")}
+        assert rivals == {role: preset_nets("tiny_imagenet")[role].to_json() for role in rivals}
+        assert [rivals[role]["role"] for role in rivals] == list(rivals)
+        assert {net["recipe"]["nb_epochs"] for net in rivals.values()} == {6}
+        assert shop.surrogate() == preset_nets("tiny_imagenet")["f_b-standard"]
 
 
 def test_another_seed_s_results_stand_beside() -> None:
