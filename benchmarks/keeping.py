@@ -47,10 +47,11 @@ def encoded_and_kept(
 
 
 def copy_net(net: Path, folder: Path) -> None:
-    """In place of what is there; a kill leaves no half of it."""
+    """In place of what is there; a kill leaves no half of it. A checkpoint is a file, anything else a folder."""
     begun = folder.with_name(f".{folder.name}.copying")
     shutil.rmtree(begun, ignore_errors=True)
-    shutil.copytree(net, begun)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    (shutil.copytree if net.is_dir() else shutil.copyfile)(net, begun)
     shutil.rmtree(folder, ignore_errors=True)
     begun.rename(folder)
 

@@ -121,7 +121,7 @@ def pixel_defend(shop: Workshop) -> PixelDefend:
         net = PixelCNN(shop.train.x.shape[1], _WIDTH[shop.name])
     # a checkpoint knows its recipe, but neither its code nor its images
     made_from = {"net": network_identity(net), "loss": identity(pixel_loss), "train": shop.train_sha256}
-    kept = shop.home / "nets" / f"pixel_cnn-{fingerprint({'recipe': asdict(recipe), **made_from})[:8]}"
+    kept = shop.net_folder / f"pixel_cnn-{fingerprint({'recipe': asdict(recipe), **made_from})[:8]}"
     fit(
         net,
         shop.train,

@@ -174,10 +174,10 @@ def _from(attack: Attack, name: str) -> Attack:
     return replace(attack, name=f"{attack.name}: {name}", view=View("surrogates", surrogate=name))
 
 
-def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]:
-    """All rows, and the nets that a black-box attacker has trained on clean images."""
+def recipes(shop: Workshop) -> dict[str, Net]:
+    """All nets but those behind preprocessors."""
     plain = shop.recipe("undefended")
-    recipes = {
+    return {
         "f_b-adversarial": shop.recipe("f_b-adversarial"),
         "f_a-defended": shop.recipe("f_a-defended"),
         "undefended": plain,
@@ -187,7 +187,11 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
         "denoising": shop.adversarial("adversarial", arguments={**plain.arguments, "denoising": True}),
         "metric": shop.adversarial("metric"),
     }
-    nets = shop.nets(recipes)
+
+
+def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]:
+    """All rows, and the nets that a black-box attacker has trained on clean images."""
+    nets = shop.nets(recipes(shop))
 
     def own(role: str, implementation: str, *paper: Any, f_b: nn.Module | None = None) -> System:
         # a draw of g is dear: fewer of them a step than what draws otherwise meets
@@ -203,7 +207,7 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
         "TRADES (Zhang)": own("trades", loop, 80.4, 44.6, "PGD"),
         "feature denoising (Xie)": own("denoising", "ResNet18(denoising=True)", 83.8, 45.2, "PGD"),
         "metric learning (Mao)": own("metric", "losses.metric_loss", "-", "-", "-"),
-        **{name: preprocessed(shop, name, plain) for name in PREPROCESSORS},
+        **{name: preprocessed(shop, name) for name in PREPROCESSORS},
         "activation pruning (Dhillon)": System(
             pruned,
             "benchmarks/other_defences.py",
@@ -218,8 +222,9 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
     return systems, {name: nets[name] for name in ("surrogate", "undefended")}
 
 
-def preprocessed(shop: Workshop, name: str, plain: Net) -> System:
+def preprocessed(shop: Workshop, name: str) -> System:
     """A preprocessor with a net that was trained on its images."""
+    plain = shop.recipe("undefended")
     made, role = PREPROCESSORS[name], slug(name)
     model = made.model(nn.Identity(), shop)
     quality, which = learned(model, shop)

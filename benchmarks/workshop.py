@@ -1,7 +1,8 @@
 """The nets and evaluations that the paper's tables and figures share, at a scale.
 
 Nets are trained once into `runs/paper-<scale>-<data set>.../nets` and serve every table that trains on these images; of those that
-ship with the package a scale names what it takes. What was killed goes on.
+ship with the package a scale names what it takes, and those of `benchmarks/nets` were trained by these very tables. What was killed
+goes on.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from benchmarks.scales import ALL_SHIPPED, ELSEWHERE, SCALES, Scale
 
 # Test images that the cards of the nets are measured on.
 NB_MEASURED = 1000
+# What a scale has trained once, by the name of its home.
+COMMITTED = Path(__file__).parent / "nets"
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,22 @@ class Workshop:
         most = "" if self.scale.train_images is None else f"-{self.scale.train_images}"
         return Path("runs") / f"paper-{self.name}-{self.scale.dataset}{most}"
 
+    @cached_property
+    def net_folder(self) -> Path:
+        """Where nets are trained, begun with those that come with the repository."""
+        folder = self.home / "nets"
+        for net in sorted((COMMITTED / self.home.name).glob("*")):
+            if not (folder / net.name).exists():
+                copy_net(net, folder / net.name)
+        return folder
+
     def named(self, what: str) -> str:
         """``what`` with the seed, where that isn't the usual one: results of two seeds stand side by side."""
         return what if self.seed == 0 else f"{what}-seed{self.seed}"
 
     def card(self, name: str) -> dict[str, Any]:
         """Of a net that has been trained, or has been taken."""
-        return read_card(self.home / "nets" / name)
+        return read_card(self.net_folder / name)
 
     @property
     def threat(self) -> ThreatModel:
@@ -166,7 +178,7 @@ class Workshop:
 
         With ``encode`` on images that went through it; the recipe must say so, in its ``about``.
         """
-        folder = self.home / "nets"
+        folder = self.net_folder
         for name, net in recipes.items():  # f_b first: what is trained on it may be there by another name
             there = partial(self._is_there, net, encoded=encode is not None)
             if self._shipped(net, folder / name) or there(folder / name) or copied(folder / name, there):

@@ -73,8 +73,7 @@ def test_what_closes_comes_last_and_goes_on_from_the_strongest(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     small = replace(SCALES["digits"], train_images=128, nb_epochs=1)
     shop = Workshop("digits", small, None, 0, "cpu")
-    plain = shop.recipe("undefended")
     for name, closes in (("JPEG (Guo)", True), ("total variation (Guo)", False)):
-        system = table3_white_box.preprocessed(shop, name, plain)
+        system = table3_white_box.preprocessed(shop, name)
         last = table3_white_box.attacks(shop, system, ["surrogate"])[-1]
         assert (last.name == "Square: 1000 queries") == closes == last.continues

@@ -50,6 +50,35 @@ def test_a_net_that_another_table_trained_is_not_trained_again(tmp_path: Path, m
             shop.nets({"other": shop.recipe("undefended", nb_epochs=0, about="another")})
 
 
+def test_nets_that_come_with_the_repository_are_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("benchmarks.workshop.COMMITTED", tmp_path / "committed")
+    shop, larger = (
+        Workshop("digits", replace(SCALES["digits"], train_images=images), None, 0, "cpu") for images in (64, 65)
+    )
+    untrained = shop.recipe("undefended", nb_epochs=0)
+    first = shop.nets({"one": untrained})["one"]
+    (shop.net_folder / "other.checkpoint.safetensors").write_bytes(b"half way")
+    (tmp_path / "committed").mkdir()
+    shop.net_folder.rename(tmp_path / "committed" / shop.home.name)
+
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("benchmarks.workshop.train_nets", never)
+    shop = replace(shop)
+    assert network_identity(shop.nets({"one": untrained})["one"]) == network_identity(first)
+    checkpoint = shop.net_folder / "other.checkpoint.safetensors"
+    assert checkpoint.read_bytes() == b"half way"
+    checkpoint.write_bytes(b"further")  # what has been done here since stays
+    assert (replace(shop).net_folder / checkpoint.name).read_bytes() == b"further"
+    for other, recipe in ((shop, replace(untrained, about="of another recipe")), (larger, untrained)):
+        with pytest.raises(AssertionError, match="trained again"):
+            other.nets({"one": recipe})
+
+
 def test_nets_of_other_training_images_are_trained_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     train, untrained = load_dataset("digits", "train"), preset_nets("digits")["undefended"]
