@@ -9,11 +9,14 @@ import pytest
 from torch import nn
 
 from art_advtransform.pretrained import load_pretrained, read_card
+from art_advtransform.recipes import Net
+from art_advtransform.store import slug
 from benchmarks import table3_white_box, table6_tiny_imagenet
 from benchmarks.other_defences import along_gradients, without_draws
+from benchmarks.preprocessors import PREPROCESSORS
 from benchmarks.scales import SCALES
 from benchmarks.table3_white_box import CITED, MADRY, MEASURED, System
-from benchmarks.workshop import Workshop
+from benchmarks.workshop import COMMITTED, Workshop
 from tests.evaluations import by_hand
 
 
@@ -77,3 +80,18 @@ def test_what_closes_comes_last_and_goes_on_from_the_strongest(tmp_path: Path, m
         system = table3_white_box.preprocessed(shop, name)
         last = table3_white_box.attacks(shop, system, ["surrogate"])[-1]
         assert (last.name == "Square: 1000 queries") == closes == last.continues
+
+
+def test_nets_that_come_with_the_repository_are_those_of_table_3_at_cpu() -> None:
+    shop = Workshop("cpu", SCALES["cpu"], None, 0, "cpu")
+    made, committed = table3_white_box.recipes(shop), COMMITTED / shop.home.name
+    found = {path.parent.name: read_card(path.parent) for path in committed.glob("*/card.json")}
+    behind = {slug(name): made["undefended"] for name in PREPROCESSORS}
+    assert set(found) == set(made) - {"f_b-adversarial", "surrogate"} | set(behind)  # those ship with the package
+    for name, card in found.items():
+        recipe = Net.from_json(card["net"])
+        if name in behind:
+            assert recipe.about.startswith("the classifier behind ")
+            recipe = replace(recipe, about=behind[name].about, arguments=behind[name].arguments)
+        assert recipe == (made | behind)[name]
+        assert card["train_images"] == SCALES["cpu"].train_images
