@@ -118,12 +118,11 @@ _CIFAR_DEFENDED = Net(
     "ResNet18", _CIFAR_RESNET, "defended", _CIFAR_RECIPE, "the classifier behind g", redraw_every=4, half=True
 )
 
-
 # 64x64 is four times the work for each image: at the rate of single steps an hour or so on two cores for f_b and for f_a.
 _TINY_VGG = {"nb_classes": 200, "input_size": 64, "dropout": 0.1}
 _TINY_RESNET = {"nb_classes": 200, "width": 16}
 _TINY_RECIPE = replace(_CIFAR_RECIPE, nb_epochs=12)
-# An example costs a step of its own: half the epochs take the classifier trained on FGSM's as long as that on clean images.
+# A step on an FGSM example costs two on clean images (by TRADES and metric learning more): half the epochs take as long as all.
 _TINY_ON_EXAMPLES = Net(
     "ResNet18",
     _TINY_RESNET,
@@ -256,8 +255,8 @@ def preset_nets(dataset: str, preset: str = "cpu") -> dict[str, Net]:
 
     Args:
         dataset: one of ``THREATS``.
-        preset: "cpu": what trains on two cores, and ships with the package; "paper": sections 4 and 5 of the paper (ResNet18 of
-            width 64, 80 epochs, SGD 0.1, batch 128; for a GPU); "smoke": those of "cpu" for one epoch.
+        preset: "cpu": what trains on two cores; most of it ships with the package; "paper": sections 4 and 5 of the paper
+            (ResNet18 of width 64, 80 epochs, SGD 0.1, batch 128; for a GPU); "smoke": those of "cpu" for one epoch.
 
     Raises:
         ValueError: if the data set or the preset is unknown, or has no recipes (the message lists the known ones).

@@ -47,11 +47,10 @@ def encoded_and_kept(
 
 
 def copy_net(net: Path, folder: Path) -> None:
-    """In place of what is there; a kill leaves no half of it. A checkpoint is a file, anything else a folder."""
+    """In place of what is there; a kill leaves no half of it."""
     begun = folder.with_name(f".{folder.name}.copying")
     shutil.rmtree(begun, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    (shutil.copytree if net.is_dir() else shutil.copyfile)(net, begun)
+    shutil.copytree(net, begun)
     shutil.rmtree(folder, ignore_errors=True)
     begun.rename(folder)
 

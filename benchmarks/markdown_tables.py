@@ -175,6 +175,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("method", "method"),
         Column("implementation", "implementation"),
         Column("training images", "training_images", digits=0),
+        Column("epochs", "epochs", digits=0),
         Column("standard, test images", "test_accuracy", of="test_images"),
         Column("standard", "standard"),
         Column("black-box transfer", "black_box_transfer"),

@@ -7,7 +7,9 @@ within eps, all probabilities being of the image as it came, where Song et al. t
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -16,9 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from art_advtransform.attacks.identity import identity, network_identity
 from art_advtransform.randomness import derived_seed, global_seed
-from art_advtransform.store import fingerprint
+from art_advtransform.store import fingerprint, tensors_sha256
 from art_advtransform.training import fit
 from benchmarks.workshop import NB_MEASURED, Workshop, told
 
@@ -120,17 +121,28 @@ def pixel_defend(shop: Workshop) -> PixelDefend:
     with global_seed(derived_seed(recipe.seed)):
         net = PixelCNN(shop.train.x.shape[1], _WIDTH[shop.name])
     # a checkpoint knows its recipe, but neither its code nor its images
-    made_from = {"net": network_identity(net), "loss": identity(pixel_loss), "train": shop.train_sha256}
-    kept = shop.net_folder / f"pixel_cnn-{fingerprint({'recipe': asdict(recipe), **made_from})[:8]}"
+    made_from = {"recipe": asdict(recipe), "code": _source(PixelCNN, _Masked, pixel_loss), "train": shop.train_sha256}
+    begun = tensors_sha256(net.state_dict().values())
     fit(
         net,
         shop.train,
         pixel_loss,
         recipe,
-        checkpoint=kept.with_suffix(".checkpoint.safetensors"),
+        checkpoint=shop.kept(f"pixel_cnn-{fingerprint({'begun': begun, **made_from})[:8]}.checkpoint.safetensors"),
         on_epoch=lambda done, epochs, bits: told("pixel_cnn", f"{bits:.2f} bits a value", done, epochs),
     )
     return PixelDefend(net.to(shop.device), EPS)
+
+
+def tag(defence: PixelDefend) -> str:
+    """What tells one from another whose net has learned otherwise, or that projects otherwise."""
+    weights = tensors_sha256(defence.net.state_dict().values())
+    return fingerprint({"weights": weights, "eps": defence.eps, "code": _source(PixelCNN, _Masked, PixelDefend)})[:8]
+
+
+def _source(*parts: type | Callable[..., Any]) -> list[str]:
+    """As written: compiled code differs from one Python to the next, and nets that come with the repository must not."""
+    return [inspect.getsource(part) for part in parts]
 
 
 def bits_of(net: nn.Module, shop: Workshop) -> float:

@@ -9,10 +9,9 @@ import torch
 from art.defences.preprocessor import JpegCompression, TotalVarMin
 from torch import Tensor, nn
 
-from art_advtransform.attacks.identity import network_identity
 from art_advtransform.randomness import global_seed
 from benchmarks.other_defences import ArtPreprocessed, Thermometer
-from benchmarks.pixel_defend import EPS, PixelDefend, bits_of, pixel_defend
+from benchmarks.pixel_defend import EPS, PixelDefend, bits_of, pixel_defend, tag
 from benchmarks.workshop import Workshop
 
 _LEVELS = 10  # of the thermometer
@@ -45,7 +44,7 @@ def learned(model: ArtPreprocessed, shop: Workshop) -> tuple[str, str]:
     """How good what it has learned is, for readers, and what tells it from another one; nothing where it has learned nothing."""
     if not isinstance(model.defence, PixelDefend):
         return "", ""
-    return f", PixelCNN of {bits_of(model.defence.net, shop):.2f} bits a value", f" {network_identity(model)[:8]}"
+    return f", PixelCNN of {bits_of(model.defence.net, shop):.2f} bits a value", f" {tag(model.defence)}"
 
 
 def _jpeg(classifier: nn.Module, _: Workshop) -> ArtPreprocessed:

@@ -2,8 +2,8 @@
 
 `--scale digits`: minutes on two cores for all of them, so that they can be run with the tests: what is compared is trained alike,
 and briefly; `cpu`: hours on two cores, CIFAR-10 (Tiny ImageNet for Table 6 and Fig. 9) with small nets, few epochs and a share of
-the training images, or where all of a table's nets come with the package, with those; `paper`: the paper's own setting, where it
-tells it (Fig. 5 has fewer draws), for a GPU.
+the training images (of Tiny ImageNet all at hand), or where all of a table's nets come with the package, with those; `paper`: the
+paper's own setting, where it tells it (Fig. 5 has fewer draws), for a GPU.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Scale:
         attack_steps: of adversarial training; 1 is FGSM with a random start.
         eot_samples, max_iter: of the attacks.
         climb: steps of momentum PGD, one draw each.
-        shipped: nets of the preset's own recipe, not of this scale's, where a table wants just these; those that come with the
-            package are taken as they are.
+        shipped: nets of the preset's own recipe, not of this scale's, where a table wants just these; taken as they are once they
+            come with the package, else trained.
     """
 
     dataset: str

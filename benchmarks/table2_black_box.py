@@ -86,7 +86,7 @@ def main() -> None:
 def another_seed(shop: Workshop) -> dict[str, Net]:
     """The undefended net from another seed; of one that ships there is none: it is itself what attacks the others."""
     plain = shop.recipe("undefended")
-    if "undefended" in shop.bundled:
+    if "undefended" in shop.scale.shipped:
         return {}
     recipe = replace(plain.recipe, seed=plain.recipe.seed + 1)
     return {"surrogate-2": shop.beside("undefended", about="another seed", recipe=recipe)}

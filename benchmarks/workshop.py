@@ -1,8 +1,8 @@
 """The nets and evaluations that the paper's tables and figures share, at a scale.
 
 Nets are trained once into `runs/paper-<scale>-<data set>.../nets` and serve every table that trains on these images; of those that
-ship with the package a scale names what it takes, and those of `benchmarks/nets` were trained by these very tables. What was killed
-goes on.
+ship with the package a scale names what it takes, and those of `benchmarks/nets` were trained by these very tables. What was
+killed goes on.
 """
 
 from __future__ import annotations
@@ -85,14 +85,10 @@ class Workshop:
         most = "" if self.scale.train_images is None else f"-{self.scale.train_images}"
         return Path("runs") / f"paper-{self.name}-{self.scale.dataset}{most}"
 
-    @cached_property
-    def net_folder(self) -> Path:
-        """Where nets are trained, begun with those that come with the repository."""
-        folder = self.home / "nets"
-        for net in sorted((COMMITTED / self.home.name).glob("*")):
-            if not (folder / net.name).exists():
-                copy_net(net, folder / net.name)
-        return folder
+    def kept(self, name: str) -> Path:
+        """A file beside the nets: here, else the one that comes with the repository."""
+        here, committed = self.home / "nets" / name, COMMITTED / self.home.name / name
+        return committed if committed.exists() and not here.exists() else here
 
     def named(self, what: str) -> str:
         """``what`` with the seed, where that isn't the usual one: results of two seeds stand side by side."""
@@ -100,7 +96,7 @@ class Workshop:
 
     def card(self, name: str) -> dict[str, Any]:
         """Of a net that has been trained, or has been taken."""
-        return read_card(self.net_folder / name)
+        return read_card(self.home / "nets" / name)
 
     @property
     def threat(self) -> ThreatModel:
@@ -137,7 +133,7 @@ class Workshop:
         return replace(sample, x=sample.x.to(self.device), y=sample.y.to(self.device))
 
     def recipe(self, name: str, **changes: Any) -> Net:
-        """The net called ``name`` by its recipe at this scale, with ``changes``; without any, by the preset's if it ships."""
+        """The net called ``name`` by its recipe at this scale, with ``changes``; without, by the preset's if ``shipped`` has it."""
         net = preset_nets(self.scale.dataset, self.scale.preset)[name]
         if not changes and name in self.scale.shipped:
             return net
@@ -178,10 +174,12 @@ class Workshop:
 
         With ``encode`` on images that went through it; the recipe must say so, in its ``about``.
         """
-        folder = self.net_folder
+        folder = self.home / "nets"
         for name, net in recipes.items():  # f_b first: what is trained on it may be there by another name
             there = partial(self._is_there, net, encoded=encode is not None)
             if self._shipped(net, folder / name) or there(folder / name) or copied(folder / name, there):
+                continue
+            if self._committed(net, folder / name) and there(folder / name):
                 continue
             train, test = self.train, self.test.sample(min(NB_MEASURED, len(self.test)))
             kept = (
@@ -212,6 +210,16 @@ class Workshop:
         if not folder.exists() or read_card(folder) != read_card(bundled):
             copy_net(bundled, folder)
         return True
+
+    def _committed(self, net: Net, folder: Path) -> bool:
+        """Whether a net of this recipe, behind this f_b, comes with the repository; it is put in ``folder`` then."""
+        f_b = read_card(folder.with_name(net.f_b))["sha256"] if net.role == "defended" else None
+        for found in sorted((COMMITTED / self.home.name).glob("*/card.json")):
+            card = read_card(found.parent)
+            if Net.from_json(card["net"]).to_json() == net.to_json() and card.get("f_b_sha256") == f_b:
+                copy_net(found.parent, folder)
+                return True
+        return False
 
     def evaluate(
         self,

@@ -11,8 +11,10 @@ from torch import nn
 from art_advtransform.pretrained import load_pretrained, read_card
 from art_advtransform.recipes import Net
 from art_advtransform.store import slug
+from art_advtransform.train_nets import is_finished
 from benchmarks import table3_white_box, table6_tiny_imagenet
 from benchmarks.other_defences import along_gradients, without_draws
+from benchmarks.pixel_defend import pixel_defend, tag
 from benchmarks.preprocessors import PREPROCESSORS
 from benchmarks.scales import SCALES
 from benchmarks.table3_white_box import CITED, MADRY, MEASURED, System
@@ -85,13 +87,28 @@ def test_what_closes_comes_last_and_goes_on_from_the_strongest(tmp_path: Path, m
 def test_nets_that_come_with_the_repository_are_those_of_table_3_at_cpu() -> None:
     shop = Workshop("cpu", SCALES["cpu"], None, 0, "cpu")
     made, committed = table3_white_box.recipes(shop), COMMITTED / shop.home.name
+    behind = {slug(name): preprocessor for name, preprocessor in PREPROCESSORS.items()}
     found = {path.parent.name: read_card(path.parent) for path in committed.glob("*/card.json")}
-    behind = {slug(name): made["undefended"] for name in PREPROCESSORS}
     assert set(found) == set(made) - {"f_b-adversarial", "surrogate"} | set(behind)  # those ship with the package
     for name, card in found.items():
-        recipe = Net.from_json(card["net"])
+        recipe = made.get(name, made["undefended"])
         if name in behind:
-            assert recipe.about.startswith("the classifier behind ")
-            recipe = replace(recipe, about=behind[name].about, arguments=behind[name].arguments)
-        assert recipe == (made | behind)[name]
+            about, channels = Net.from_json(card["net"]).about, 3 * behind[name].channels
+            assert about.startswith(f"the classifier behind {behind[name].implementation}")
+            recipe = replace(recipe, about=about, arguments={**recipe.arguments, "in_channels": channels})
+        assert is_finished("cifar10", recipe, committed / name)  # by its recipe, and behind the f_b that ships
+        load_pretrained(committed / name)  # the weights that the card tells of
         assert card["train_images"] == SCALES["cpu"].train_images
+    assert len({card["train_sha256"] for name, card in found.items() if name not in behind}) == 1
+
+
+def test_the_pixel_cnn_that_comes_with_the_repository_is_trained_to_its_end(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shop, epochs = Workshop("cpu", SCALES["cpu"], data_root, 0, "cpu"), list[str]()
+    monkeypatch.setattr("benchmarks.pixel_defend.told", lambda *_: epochs.append("another"))
+    defence = pixel_defend(shop)
+    assert epochs == []
+    about = read_card(COMMITTED / shop.home.name / "pixeldefend-song")["net"]["about"]
+    assert about.endswith(f" {tag(defence)}")

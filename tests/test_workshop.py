@@ -60,23 +60,43 @@ def test_nets_that_come_with_the_repository_are_not_trained_again(
     )
     untrained = shop.recipe("undefended", nb_epochs=0)
     first = shop.nets({"one": untrained})["one"]
-    (shop.net_folder / "other.checkpoint.safetensors").write_bytes(b"half way")
+    nets = shop.home / "nets"
+    (nets / "other.checkpoint.safetensors").write_bytes(b"half way")
     (tmp_path / "committed").mkdir()
-    shop.net_folder.rename(tmp_path / "committed" / shop.home.name)
+    nets.rename(tmp_path / "committed" / shop.home.name)
+    (nets / "one").mkdir(parents=True)
+    (nets / "one" / "card.json").write_text('{"net": {}}')  # of a training of long ago
 
     def never(*arguments: object, **options: object) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr("benchmarks.workshop.train_nets", never)
-    shop = replace(shop)
-    assert network_identity(shop.nets({"one": untrained})["one"]) == network_identity(first)
-    checkpoint = shop.net_folder / "other.checkpoint.safetensors"
-    assert checkpoint.read_bytes() == b"half way"
-    checkpoint.write_bytes(b"further")  # what has been done here since stays
-    assert (replace(shop).net_folder / checkpoint.name).read_bytes() == b"further"
+    for name in ("one", "by another name"):
+        assert network_identity(shop.nets({name: untrained})[name]) == network_identity(first)
+    assert shop.kept("other.checkpoint.safetensors").read_bytes() == b"half way"
+    (nets / "other.checkpoint.safetensors").write_bytes(b"further")  # what has been done here since
+    assert shop.kept("other.checkpoint.safetensors").read_bytes() == b"further"
     for other, recipe in ((shop, replace(untrained, about="of another recipe")), (larger, untrained)):
         with pytest.raises(AssertionError, match="trained again"):
             other.nets({"one": recipe})
+
+
+def test_a_net_of_the_repository_is_taken_behind_its_own_f_b_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("benchmarks.workshop.COMMITTED", tmp_path / "committed")
+    shop = Workshop("digits", replace(SCALES["digits"], train_images=64, shipped=()), None, 0, "cpu")
+    defended = shop.recipe("f_a-defended", nb_epochs=0)
+    f_bs = [shop.recipe("f_b-adversarial", nb_epochs=0, recipe=replace(defended.recipe, seed=seed)) for seed in (0, 1)]
+    shop.nets({"f_b-adversarial": f_bs[0], "f_a-defended": defended})
+    (tmp_path / "committed").mkdir()
+    (shop.home / "nets").rename(tmp_path / "committed" / shop.home.name)
+    for f_b, trained in ((f_bs[0], []), (f_bs[1], ["f_b-adversarial", "f_a-defended"])):
+        seen: list[str] = []
+        monkeypatch.setattr("benchmarks.workshop.told", lambda name, *_, seen=seen: seen.append(name))
+        shop.nets({"f_b-adversarial": f_b, "f_a-defended": defended})
+        assert list(dict.fromkeys(seen)) == trained
 
 
 def test_nets_of_other_training_images_are_trained_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
