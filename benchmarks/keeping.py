@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -47,12 +48,12 @@ def encoded_and_kept(
 
 
 def copy_net(net: Path, folder: Path) -> None:
-    """In place of what is there; a kill leaves no half of it."""
-    begun = folder.with_name(f".{folder.name}.copying")
-    shutil.rmtree(begun, ignore_errors=True)
-    shutil.copytree(net, begun)
-    shutil.rmtree(folder, ignore_errors=True)
-    begun.rename(folder)
+    """In place of what is there; a kill leaves no half of it, and another table may copy the same one at this moment."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        begun = shutil.copytree(net, Path(scratch) / folder.name)
+        shutil.rmtree(folder, ignore_errors=True)
+        begun.rename(folder)
 
 
 def in_place_of_another(run: Callable[[], Evaluation], folder: Path) -> Evaluation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from art_advtransform.attacks.identity import network_identity
 from art_advtransform.datasets import ImageSet, load_dataset
 from art_advtransform.expectation import expected_g
 from art_advtransform.layer import LLPGDTransform
-from art_advtransform.pretrained import load_pretrained, read_card
+from art_advtransform.pretrained import BUNDLED, load_pretrained, read_card
 from art_advtransform.recipes import Net, preset_nets
-from benchmarks.keeping import means_of_g
+from benchmarks.keeping import copy_net, means_of_g
 from benchmarks.scales import SCALES
 from benchmarks.table2_black_box import another_seed
 from benchmarks.workshop import NB_MEASURED, Workshop
@@ -181,6 +182,21 @@ def test_a_kill_while_a_net_is_copied_leaves_no_half_of_it(tmp_path: Path, monke
         shop.nets({"other": recipe})
         (shop.home / "nets" / "other").rename(tmp_path / recipe.role)
     assert network_identity(shop.nets({"one": untrained})["one"]) == network_identity(first)
+
+
+def test_two_tables_may_copy_a_net_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, copytree = BUNDLED / "digits" / "undefended", shutil.copytree
+
+    def beside_another(source: Path, target: Path) -> Path:
+        made = copytree(source, target)
+        monkeypatch.setattr("shutil.copytree", copytree)
+        copy_net(net, tmp_path / "undefended")  # the other one, from begin to end
+        return made
+
+    monkeypatch.setattr("shutil.copytree", beside_another)
+    copy_net(net, tmp_path / "undefended")
+    assert [path.name for path in tmp_path.iterdir()] == ["undefended"]
+    assert read_card(tmp_path / "undefended") == read_card("digits/undefended")
 
 
 def test_what_stands_side_by_side_is_trained_alike() -> None:
