@@ -118,7 +118,6 @@ ELSEWHERE: dict[tuple[str, str], dict[str, Any]] = {
         "width": None,
         "nb_epochs": None,
         "redraw_every": 6,
-        "attack_steps": 1,
         "eot_samples": 4,
         "images": 100,  # of 200 classes nets this small know one image in ten, and g of 64x64 pixels takes its time
         "shipped": ("f_b-adversarial", "f_b-standard", "f_a-defended", "undefended", "adversarial", "trades", "metric"),

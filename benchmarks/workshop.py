@@ -175,11 +175,13 @@ class Workshop:
         With ``encode`` on images that went through it; the recipe must say so, in its ``about``.
         """
         folder = self.home / "nets"
+        shipped = [BUNDLED / self.scale.dataset / name for name in self.bundled]
+        committed = sorted(card.parent for card in (COMMITTED / self.home.name).glob("*/card.json"))
         for name, net in recipes.items():  # f_b first: what is trained on it may be there by another name
             there = partial(self._is_there, net, encoded=encode is not None)
-            if self._shipped(net, folder / name) or there(folder / name) or copied(folder / name, there):
+            if self._brought(net, folder / name, shipped) or there(folder / name) or copied(folder / name, there):
                 continue
-            if self._committed(net, folder / name) and there(folder / name):
+            if self._brought(net, folder / name, committed) and there(folder / name):
                 continue
             train, test = self.train, self.test.sample(min(NB_MEASURED, len(self.test)))
             kept = (
@@ -201,24 +203,17 @@ class Workshop:
         same = encoded or card.get("train_sha256", self.train_sha256) == self.train_sha256
         return bool(same and card["train_images"] == len(self.train))
 
-    def _shipped(self, net: Net, folder: Path) -> bool:
-        """Whether the net of this recipe comes with the package; it is put in ``folder`` then, in place of another one."""
-        shipped = [name for name, made in self.bundled.items() if made == net.to_json()]
-        if not shipped:
-            return False
-        bundled = BUNDLED / self.scale.dataset / shipped[0]
-        if not folder.exists() or read_card(folder) != read_card(bundled):
-            copy_net(bundled, folder)
-        return True
-
-    def _committed(self, net: Net, folder: Path) -> bool:
-        """Whether a net of this recipe, behind this f_b, comes with the repository; it is put in ``folder`` then."""
-        f_b = read_card(folder.with_name(net.f_b))["sha256"] if net.role == "defended" else None
-        for found in sorted((COMMITTED / self.home.name).glob("*/card.json")):
-            card = read_card(found.parent)
-            if Net.from_json(card["net"]).to_json() == net.to_json() and card.get("f_b_sha256") == f_b:
-                copy_net(found.parent, folder)
-                return True
+    def _brought(self, net: Net, folder: Path, among: Iterable[Path]) -> bool:
+        """Whether one of ``among`` is the net of this recipe, behind this f_b; ``folder`` has it then, in place of another one."""
+        for found in among:
+            card = read_card(found)
+            if Net.from_json(card["net"]).to_json() != net.to_json():
+                continue
+            if "f_b_sha256" in card and card["f_b_sha256"] != read_card(folder.with_name(net.f_b))["sha256"]:
+                continue
+            if not folder.exists() or read_card(folder) != card:
+                copy_net(found, folder)
+            return True
         return False
 
     def evaluate(
