@@ -2,9 +2,8 @@
 
     python -m benchmarks.table6_tiny_imagenet [--scale digits | cpu | paper]
 
-Nets without g meet APGD as well. At cpu those trained on examples have half the epochs of the others: a step of theirs costs two or
-more. At the scale digits, digits stand in for it: the same code in minutes. The Tiny ImageNet at hand may have fewer training
-images than the original's 500 a class, 100,000 in all; how many is in the table.
+Nets without g meet APGD as well. At the scale digits, digits stand in for it: the same code in minutes. The Tiny ImageNet at hand
+may have fewer training images than the original's 500 a class, 100,000 in all; how many is in the table.
 """
 
 from __future__ import annotations
