@@ -119,8 +119,20 @@ def curve_figure(
     *,
     logarithmic: bool = False,
     marks: Mapping[str, Sequence[Sequence[float]]] | None = None,
+    note: str = "",
 ) -> Path:
-    """Lines through points (x, y), by name; ``title``: "what against what"; ``logarithmic``: in x; ``marks``: points without lines.
+    """Lines through points, by name.
+
+    Args:
+        curves: points (x, y), or (x, y, low, high) where an interval is shaded; ``None``: not known.
+        title: "what against what".
+        path: where to; the ending chooses the format.
+        logarithmic: in x.
+        marks: points without lines.
+        note: a line below: what was measured.
+
+    Returns:
+        The path.
 
     Raises:
         ModuleNotFoundError: without matplotlib.
@@ -130,11 +142,15 @@ def curve_figure(
     axes = figure.subplots()
     for name, points in curves.items():
         known = [[float("nan") if value is None else value for value in point] for point in points]
-        axes.plot([p[0] for p in known], [p[1] for p in known], marker="o", markersize=3, label=name)
+        (line,) = axes.plot([p[0] for p in known], [p[1] for p in known], marker="o", markersize=3, label=name)
+        around = [(p[0], *p[2:]) for p in known if len(p) > 2]
+        if around:
+            x, low, high = zip(*around, strict=True)
+            axes.fill_between(x, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
     for name, points in (marks or {}).items():
         axes.plot([p[0] for p in points], [p[1] for p in points], "kD", markersize=4, label=name)
     axes.set_ylabel(title.split(" against ")[0])
-    axes.set_xlabel(title.split(" against ")[1] if " against " in title else "")
+    axes.set_xlabel("\n".join([*title.split(" against ")[1:], *([note] if note else [])]))
     axes.grid(alpha=0.3)
     if logarithmic:
         axes.set_xscale("log")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,10 +35,15 @@ def trained(card: dict[str, Any], f_b: dict[str, Any] | None = None) -> dict[str
         "redraw_every": net.redraw_every if net.role == "defended" else "-",
         "test_accuracy": "-" if accuracy is None else 100 * accuracy,
         "test_images": card["test_images"],
-        "epochs_of_f_b": "-" if f_b is None else Net.from_json(f_b["net"]).recipe.nb_epochs,
-        "training_images_of_f_b": "-" if f_b is None else f_b["train_images"],
-        "steps_of_f_b": "-" if f_b is None else _steps(Net.from_json(f_b["net"]), f_b),
+        **_trained_f_b(f_b),
     }
+
+
+def _trained_f_b(card: dict[str, Any] | None) -> dict[str, Any]:
+    """The same of the f_b that a net's g works on, as far as it matters; "-" where it has none."""
+    names = ("epochs", "training_images", "steps", "attack_steps", "test_accuracy")
+    of_f_b = dict.fromkeys(names, "-") if card is None else trained(card)
+    return {f"{name}_of_f_b": of_f_b[name] for name in names}
 
 
 def _steps(net: Net, card: dict[str, Any]) -> int:
@@ -95,10 +102,9 @@ def in_per_cent(name: str, found: Interval | None) -> dict[str, Any]:
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
-def per_cent(evaluation: Evaluation, attack: int | None = None) -> Any:
-    """Mean accuracy without an attack, or under the one of that number; "-" where that failed."""
-    result = evaluation.clean if attack is None else evaluation.attacks[attack]
-    return "-" if result.mean is None else 100 * result.mean.value
+def point(x: float, row: Mapping[str, Any], name: str) -> tuple[float | None, ...]:
+    """What a line of a figure goes through: x, a column's value, and the ends of its interval."""
+    return x, *(known(row[column]) for column in (name, f"{name}_low", f"{name}_high"))
 
 
 def known(value: Any) -> float | None:
@@ -106,13 +112,44 @@ def known(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def worst(evaluation: Evaluation) -> dict[str, Any]:
-    """The per-image worst case, what single attack leaves least, and which could not be run: the worst case lacks these."""
+def worst(evaluation: Evaluation, through: bool) -> dict[str, Any]:
+    """The per-image worst case, of which attacks, which single one leaves least, and what could not be run: that it lacks.
+
+    Args:
+        evaluation: under all attacks.
+        through: see :func:`named`.
+    """
     return {
         **with_interval("worst", evaluation.worst),
-        "best_attack": best(evaluation).name,
+        "attacks_run": run(evaluation),
+        "best_attack": named(best(evaluation).name, evaluation, through),
         **missing(evaluation),
     }
+
+
+def run(evaluation: Evaluation) -> str:
+    """How many attacks of each kind, in the order of their first: "3 PGD, 2 APGD, transfer, Square"."""
+    kinds = Counter(_kind(attack.name) for attack in evaluation.attacks if not attack.problem)
+    return ", ".join(kind if count == 1 else f"{count} {kind}" for kind, count in kinds.items())
+
+
+def _kind(attack: str) -> str:
+    """Of an attack's name."""
+    return next((kind for kind in ("transfer", "APGD", "PGD") if kind in attack), attack.split(":")[0])
+
+
+def named(attack: str, evaluation: Evaluation, through: bool) -> str:
+    """An attack's name without what means nothing here.
+
+    Args:
+        attack: its name in the catalogue.
+        evaluation: that it is of; a model that does not draw has nothing to take a mean over.
+        through: whether something stands before or in the net whose gradient is approximated; BPDA-I along a net's own gradient
+            is PGD.
+    """
+    if not evaluation.settings["randomized"]:
+        attack = re.sub(r", (EOT \d+|\d+ draws?)", "", attack)
+    return attack if through else attack.removeprefix("BPDA-I: ")
 
 
 def up_to(name: str, found: AttackResult) -> dict[str, Any]:
@@ -133,8 +170,8 @@ def best(evaluation: Evaluation, nb_attacks: int | None = None) -> AttackResult:
     return min(evaluation.attacks[:nb_attacks], key=lambda attack: 1.0 if attack.mean is None else attack.mean.value)
 
 
-def each_attack(system: str, evaluation: Evaluation) -> list[dict[str, Any]]:
-    """A row for every attack on ``system``: what it left, and what it cost an image."""
+def each_attack(system: str, evaluation: Evaluation, through: bool) -> list[dict[str, Any]]:
+    """A row for every attack on ``system``: what it left, and what it cost an image; ``through``: see :func:`named`."""
     rows: list[dict[str, Any]] = []
     for found in (evaluation.clean, *evaluation.attacks):
         measured: dict[str, Any] = {"accuracy": "-", "low": "-", "high": "-"}
@@ -142,5 +179,6 @@ def each_attack(system: str, evaluation: Evaluation) -> list[dict[str, Any]]:
             mean = found.mean
             measured = {"accuracy": 100 * mean.value, "low": 100 * mean.low, "high": 100 * mean.high}
         costs = {"evaluations": found.forward, "differentiated": found.backward, "seconds": found.seconds}
-        rows.append({"system": system, "attack": found.name, "problem": found.problem, **measured, **costs})
+        name = named(found.name, evaluation, through)
+        rows.append({"system": system, "attack": name, "problem": found.problem, **measured, **costs})
     return rows

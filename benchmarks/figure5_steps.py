@@ -9,6 +9,7 @@ where BPDA fails with N and these do not, it is the attack that fails.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from art_advtransform.layer import LLPGDTransform
 from art_advtransform.records import Evaluation
 from art_advtransform.store import read_attacked
 from art_advtransform.unrolled import Softsign, Tanh
-from benchmarks.columns import NOT_MEASURED, in_per_cent, known, trained, with_interval
+from benchmarks.columns import NOT_MEASURED, in_per_cent, known, point, trained, with_interval
 from benchmarks.workshop import Workshop
 
 STEPS = (1, 3, 5, 7, 10, 13)
@@ -82,12 +83,16 @@ def main() -> None:
     told = shop.write("table5", table5(shop, nets, evaluations))
     ours = [row for row in told if known(row["test_accuracy"]) is not None]  # which N the paper's rows are is lost
     shop.draw("table5", ours, "defence", ("standard", *(f"examples_of_N{source}" for source in SOURCES)))
-    curves = {
-        name: [(row["N"], known(row[name])) for row in rows]
-        for name in ("standard", "softsign", "tanh", "bpda_identity", "momentum_pgd")
-    }
+    draw(shop, rows)
+
+
+def draw(shop: Workshop, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Fig. 5."""
+    names = ("standard", "softsign", "tanh", "bpda_identity", "momentum_pgd")
+    curves = {name: [point(row["N"], row, name) for row in rows] for name in names}
     marks = {"the paper's, standard and BPDA": [(STEPS[-1], PAPER_TABLE5[-1][0]), (STEPS[-1], PAPER_BPDA)]}
-    print(f"written to {curve_figure(curves, 'accuracy against N', shop.picture('figure5'), marks=marks)}")
+    path = shop.picture("figure5")
+    print(f"written to {curve_figure(curves, 'accuracy against N', path, marks=marks, note=shop.note)}")
 
 
 def attacks(shop: Workshop) -> list[Attack]:

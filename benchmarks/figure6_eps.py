@@ -15,7 +15,7 @@ from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.attacks.art_attacks import bpda_identity, white_box_transfer
 from art_advtransform.config import TransformConfig
 from art_advtransform.figures import curve_figure
-from benchmarks.columns import known, trained, with_interval
+from benchmarks.columns import point, trained, with_interval
 from benchmarks.workshop import Workshop
 
 EPS = (0.05, 0.1, 0.2, 0.3)
@@ -54,8 +54,14 @@ def main() -> None:
             }
         )
     shop.write("figure6", rows)
+    draw_eps(shop, rows, draws)
+    draw_draws(shop, rows, draws)
+
+
+def draw_eps(shop: Workshop, rows: Sequence[Mapping[str, Any]], draws: Sequence[int]) -> None:
+    """Fig. 6."""
     shown = ("standard", f"bpda_identity_{draws[-1]}", "white_box_transfer", "momentum_pgd")
-    curves = {name: [(row["eps_of_g"], known(row[name])) for row in rows] for name in shown}
+    curves = {name: [point(row["eps_of_g"], row, name) for row in rows] for name in shown}
     marks = {
         "the paper's, standard and BPDA-I": [
             (TransformConfig().eps, PAPER_STANDARD),
@@ -63,18 +69,17 @@ def main() -> None:
         ]
     }
     path = shop.picture("figure6")
-    print(f"written to {curve_figure(curves, 'accuracy against eps of g', path, marks=marks)}")
-    draw_draws(shop, rows, draws)
+    print(f"written to {curve_figure(curves, 'accuracy against eps of g', path, marks=marks, note=shop.note)}")
 
 
 def draw_draws(shop: Workshop, rows: Sequence[Mapping[str, Any]], draws: Sequence[int]) -> None:
     """Fig. 7; the paper's number is of more draws than most scales have, and stands beside them all."""
-    curves: dict[str, list[tuple[float, float | None]]] = {
-        f"eps {row['eps_of_g']}": [(n, known(row[f"bpda_identity_{n}"])) for n in draws] for row in rows
+    curves: dict[str, list[tuple[float | None, ...]]] = {
+        f"eps {row['eps_of_g']}": [point(n, row, f"bpda_identity_{n}") for n in draws] for row in rows
     }
     curves["the paper's, eps 0.2, 500 draws"] = [(n, PAPER_BPDA) for n in (draws[0], draws[-1])]
     path = shop.picture("figure7")
-    print(f"written to {curve_figure(curves, 'accuracy under BPDA-I against EOT draws', path)}")
+    print(f"written to {curve_figure(curves, 'accuracy under BPDA-I against EOT draws', path, note=shop.note)}")
 
 
 if __name__ == "__main__":

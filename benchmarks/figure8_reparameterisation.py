@@ -32,7 +32,7 @@ from art_advtransform.randomness import derived_seed, global_seed
 from art_advtransform.recipes import preset_nets
 from art_advtransform.store import write_json
 from art_advtransform.training import fit
-from benchmarks.columns import per_cent, trained, with_interval
+from benchmarks.columns import trained, with_interval
 from benchmarks.workshop import Workshop
 
 # training images, at most all of them, after an h that has seen none
@@ -42,7 +42,8 @@ NB_STEPS = {"digits": 300, "cpu": 3000, "paper": 50000}
 BATCH_SIZE = {"digits": 64, "cpu": 32, "paper": 128}
 _WARMUP = 0.05  # of the steps
 # columns that only the last row of an h has
-_ATTACKED = ("standard", "attacked", "attacked_low", "attacked_high", "bpda_identity", "momentum_pgd", "paper_attacked")
+_DRAWN = ("attacked", "bpda_identity", "momentum_pgd")
+_ATTACKED = (*(f"{name}{end}" for name in ("standard", *_DRAWN) for end in ("", "_low", "_high")), "paper_attacked")
 CHECKPOINTS = 6
 _NB_MEASURED = 256  # images that an error is the mean over, at most
 
@@ -52,7 +53,7 @@ def main() -> None:
     rows = shop.write("figure8", measured(shop))
     draw_errors(shop, rows)
     attacked = [{**row, "h": f"h of {row['training_images']} images"} for row in rows if row["attacked"] != "-"]
-    shop.draw("figure8-attack", attacked, "h", ("attacked", "bpda_identity", "momentum_pgd"))
+    shop.draw("figure8-attack", attacked, "h", _DRAWN)
 
 
 def draw_errors(shop: Workshop, rows: Sequence[dict[str, Any]]) -> None:
@@ -84,10 +85,10 @@ def measured(shop: Workshop) -> list[dict[str, Any]]:
         rows += told
         found = shop.evaluate(f"figure8-{nb_images}", f_a, f_b, [reparameterized(max_iter, draws)], imitation=h)
         rows[-1] |= {
-            "standard": per_cent(found),
+            **with_interval("standard", found.clean),
             **with_interval("attacked", found.attacks[0]),
-            "bpda_identity": per_cent(beside, 0),
-            "momentum_pgd": per_cent(beside, 1),
+            **with_interval("bpda_identity", beside.attacks[0]),
+            **with_interval("momentum_pgd", beside.attacks[1]),
             "paper_attacked": 81.1 if nb_images else "-",
         }
     return [{**row, **{name: row.get(name, "-") for name in _ATTACKED}, **made_of} for row in rows]

@@ -39,6 +39,17 @@ def along_gradients(max_iter: int, climb: int, draws: int) -> list[Attack]:
     ]
 
 
+def of_many_draws(max_iter: int, draws: int = 16, *, continues: bool = False) -> Attack:
+    """For what is so noisy that a few draws don't tell where to go (Athalye et al. 2018).
+
+    Args:
+        max_iter: steps.
+        draws: a step.
+        continues: from the strongest result so far, on the survivors alone, which costs less.
+    """
+    return expectation_pgd(max_iter, draws, loss="ce", momenta=(0.0, 0.9), continues=continues)
+
+
 def without_draws(max_iter: int) -> tuple[Attack, Attack]:
     """On what does not draw, beside the attacks of all rows: AutoAttack's by gradients, of at most its 100 steps."""
     steps = min(max_iter, _AUTOATTACK_STEPS)

@@ -15,6 +15,9 @@ from benchmarks.pixel_defend import EPS, PixelDefend, bits_of, pixel_defend, tag
 from benchmarks.workshop import Workshop
 
 _LEVELS = 10  # of the thermometer
+# Whose numbers the paper has with a star: Athalye et al. 2018 (arXiv 1802.00420), Table 1.
+OF_ATHALYE = "Athalye et al., in the paper"
+OF_GUO = f"{OF_ATHALYE}: on ImageNet, L2 0.005"
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,14 @@ class Preprocessor:
         implementation: whose.
         channels: for each channel of an image.
         paper_worst: accuracy that the paper has for it.
+        paper_source: whose number that is.
     """
 
     model: Callable[[nn.Module, Workshop], ArtPreprocessed]
     implementation: str
     channels: int = 1
     paper_worst: float = 0.0
+    paper_source: str = OF_ATHALYE
 
 
 def encoded(defence: ArtPreprocessed, x: Tensor) -> Tensor:
@@ -67,8 +72,10 @@ def _pixel_defend(classifier: nn.Module, shop: Workshop) -> ArtPreprocessed:
 
 
 PREPROCESSORS = {
-    "JPEG (Guo)": Preprocessor(_jpeg, "ART JpegCompression, quality 50"),
-    "total variation (Guo)": Preprocessor(_total_variation, "ART TotalVarMin, prob 0.3, lamb 0.5 (ART's defaults)"),
+    "JPEG (Guo)": Preprocessor(_jpeg, "ART JpegCompression, quality 50", paper_source=OF_GUO),
+    "total variation (Guo)": Preprocessor(
+        _total_variation, "ART TotalVarMin, prob 0.3, lamb 0.5 (ART's defaults)", paper_source=OF_GUO
+    ),
     "thermometer encoding (Buckman)": Preprocessor(
         _thermometer,
         f"benchmarks/other_defences.py: ART ThermometerEncoding of {_LEVELS} levels, vectorised, with a wider gradient",
@@ -78,5 +85,6 @@ PREPROCESSORS = {
         _pixel_defend,
         f"benchmarks/pixel_defend.py: ART PixelDefend, vectorised, eps {EPS} of 255 (ART's default)",
         paper_worst=5.0,
+        paper_source=f"{OF_ATHALYE}; they have 9",
     ),
 }

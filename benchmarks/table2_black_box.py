@@ -2,8 +2,9 @@
 
     python -m benchmarks.table2_black_box [--scale digits | cpu | paper]
 
-Beside the paper's columns stands what a white-box attack leaves, and the worst case of all, with one to three more of these:
-black-box attacks alone say little of a defence. At the scale cpu the nets are those that come with the package.
+Beside the paper's columns stands what a white-box attack leaves, and the worst case of all, with two or three more of these
+(APGD on nets without g, on this defence one of more draws, from where the others ended): black-box attacks alone say little of a
+defence. At the scale cpu the nets are those that come with the package.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
 from art_advtransform.recipes import Net
 from art_advtransform.store import slug
 from benchmarks.columns import called, each_attack, trained, with_interval, worst
-from benchmarks.other_defences import without_draws
+from benchmarks.other_defences import of_many_draws, without_draws
 from benchmarks.workshop import Workshop
 
 # clean, transfer, HopSkipJump, GenAttack
@@ -53,6 +54,7 @@ def main() -> None:
         momentum_pgd(shop.scale.climb),
         expectation_pgd(shop.scale.max_iter, 4, momenta=(0.0, 0.9), continues=False),
     ]
+    closing = of_many_draws(shop.scale.climb, 4, continues=True)
     systems = {
         "none": ("undefended", None, False),
         "PGD adversarial training": ("adversarial", None, False),
@@ -66,10 +68,10 @@ def main() -> None:
         folder = f"table2-{slug(name)}"
         # a net of the attacker's own isn't the one attacked
         others = {other: net for other, net in surrogates.items() if net is not nets[role]}
-        tried = attacks if f_b is not None else [*attacks, *without_draws(shop.scale.climb)]
+        tried = [*attacks, *(without_draws(shop.scale.climb) if f_b is None else (closing,))]
         found = shop.evaluate(folder, nets[role], f_b, tried, surrogates=others, fixed_draw=known)
         card = shop.card(role)
-        attacked += each_attack(name, found)
+        attacked += each_attack(name, found, f_b is not None)
         row: dict[str, Any] = {
             "defence": called(name, card),
             **trained(card, None if f_b is None else shop.card("f_b-adversarial")),
@@ -77,7 +79,9 @@ def main() -> None:
         for k, column in enumerate(COLUMNS):
             row |= with_interval(column, found.attacks[k - 1] if k else found.clean)
             row[f"paper_{column}"] = PAPER[name][k] if name in PAPER else "-"
-        rows.append({**row, **with_interval("white_box_momentum_pgd", found.attacks[3]), **worst(found)})
+        rows.append(
+            {**row, **with_interval("white_box_momentum_pgd", found.attacks[3]), **worst(found, f_b is not None)}
+        )
     shop.write("table2-attacks", attacked)
     rows = shop.write("table2", rows)
     shop.draw("table2", rows, "defence", (*COLUMNS, "white_box_momentum_pgd", "worst"))

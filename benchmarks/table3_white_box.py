@@ -36,6 +36,7 @@ from benchmarks.columns import (
     called,
     each_attack,
     more_than_adversarial,
+    run,
     trained,
     up_to,
     with_interval,
@@ -45,19 +46,20 @@ from benchmarks.harness import progress
 from benchmarks.other_defences import (
     StochasticActivationPruning,
     along_gradients,
+    of_many_draws,
     without_draws,
 )
-from benchmarks.preprocessors import PREPROCESSORS, encoded, learned
+from benchmarks.preprocessors import OF_ATHALYE, OF_GUO, PREPROCESSORS, encoded, learned
 from benchmarks.workshop import Workshop
 
 _QUERIES = 1000  # of Square, an image
 _MOST_DRAWS = 20  # a step, of a defence that draws otherwise than by g
 MADRY = "PGD adversarial training (Madry)"
-# Whose numbers the paper's are: its stars.
-MEASURED, CITED = "the paper", "Athalye et al. 2018, in the paper"
+# Whose numbers the paper's are: those with its star it takes from Athalye et al. 2018 (arXiv 1802.00420, Table 1).
+MEASURED = "the paper"
 
 # standard accuracy, worst case, and its attack; "-" where the paper has none
-NOT_RUN = {"image quilting (Guo)": ("-", 0.0, "BPDA", "no maintained library has it")}
+NOT_RUN = {"image quilting (Guo)": ("-", 0.0, "BPDA", "no maintained library has it", OF_GUO)}
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,12 @@ class System:
         implementation: whose.
         card: of the net that stands last.
         paper: standard and worst accuracy, and the attack; "-" where it has none.
-        source: whose numbers these are.
+        source: whose numbers these are, and of what, where not of CIFAR-10 under L-inf.
         f_b: for this defence.
         behind: the net behind what it does to images or activations: a transfer attack's source.
         breaks: attacks that it needs beside those of all rows.
         closing: those that go on from the strongest result of all others.
+        through: see :func:`~benchmarks.columns.named`.
     """
 
     model: nn.Module
@@ -85,14 +88,15 @@ class System:
     behind: dict[str, nn.Module] = field(default_factory=dict)
     breaks: tuple[Attack, ...] = ()
     closing: tuple[Attack, ...] = ()
+    through: bool = False
 
 
 def main() -> None:
     shop = Workshop.from_command_line(__doc__)
     rows, attacked = measured(shop, *everything(shop))
-    for name, (standard, least, attack, reason) in NOT_RUN.items():
+    for name, (standard, least, attack, reason, source) in NOT_RUN.items():
         blank = dict.fromkeys(rows[0], "-")
-        paper = {"paper_standard": standard, "paper_worst": least, "paper_attack": attack, "paper_source": CITED}
+        paper = {"paper_standard": standard, "paper_worst": least, "paper_attack": attack, "paper_source": source}
         rows.append({**blank, "method": name, "implementation": f"not run: {reason}", **paper, **NOT_MEASURED})
     shop.write("table3-attacks", attacked)
     rows = shop.write("table3", rows)
@@ -106,7 +110,8 @@ def measured(
     evaluations = {name: evaluated(shop, name, system, surrogates) for name, system in systems.items()}
     to_beat = evaluations.get(MADRY)
     rows = [row for name, system in systems.items() for row in rows_of(shop, name, system, evaluations[name], to_beat)]
-    return rows, [row for name, found in evaluations.items() for row in each_attack(name, found)]
+    tried = [row for name, found in evaluations.items() for row in each_attack(name, found, systems[name].through)]
+    return rows, tried
 
 
 def evaluated(shop: Workshop, name: str, system: System, surrogates: Mapping[str, nn.Module]) -> Evaluation:
@@ -128,7 +133,7 @@ def rows_of(
         "implementation": system.implementation,
         **trained(system.card, None if system.f_b is None else shop.card("f_b-adversarial")),
         **with_interval("standard", found.clean),
-        **worst(found),
+        **worst(found, system.through),
         **more_than_adversarial(found, to_beat, shop.seed),
         "paper_standard": standard,
         "paper_worst": least,
@@ -138,7 +143,8 @@ def rows_of(
     if system.f_b is None:
         return [row]
     nb_bpda = len(bpda_attacks(shop, system))
-    told = {"best_attack": best(found, nb_bpda).name, "paper_worst": 80.2, "paper_attack": "BPDA"}
+    first = replace(found, attacks=found.attacks[:nb_bpda])
+    told = {"attacks_run": run(first), "best_attack": best(first).name, "paper_worst": 80.2, "paper_attack": "BPDA"}
     blank = more_than_adversarial(found, None, shop.seed)
     alone = up_to("worst", found.attacks[nb_bpda - 1])
     return [{**row, "method": f"{name}, the worst of BPDA-I", **blank, **alone, **told}, row]
@@ -162,11 +168,6 @@ def bpda_attacks(shop: Workshop, system: System) -> list[Attack]:
     # what draws without g keeps its activations for every draw
     draws = min(shop.scale.eot_samples, _MOST_DRAWS) if system.f_b is None else shop.scale.eot_samples
     return [*along_gradients(shop.scale.max_iter, shop.scale.climb, draws), *system.breaks]
-
-
-def of_many_draws(max_iter: int, draws: int = 16) -> Attack:
-    """For what is so noisy that a few draws don't tell where to go (Athalye et al. 2018)."""
-    return expectation_pgd(max_iter, draws, loss="ce", momenta=(0.0, 0.9), continues=False)
 
 
 def _from(attack: Attack, name: str) -> Attack:
@@ -197,7 +198,9 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
         # a draw of g is dear: fewer of them a step than what draws otherwise meets
         breaks = without_draws(shop.scale.climb) if f_b is None else (of_many_draws(shop.scale.climb, 4),)
         told = (paper[0], paper[1], paper[2])
-        return System(nets[role], implementation, shop.card(role), told, f_b=f_b, breaks=breaks)
+        return System(
+            nets[role], implementation, shop.card(role), told, f_b=f_b, breaks=breaks, through=f_b is not None
+        )
 
     pruned = StochasticActivationPruning(copy.deepcopy(nets["undefended"]))
     loop = "our loop"
@@ -213,9 +216,10 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
             "benchmarks/other_defences.py",
             {**shop.card("undefended"), "test_accuracy": None},  # the card's is that of the net without pruning
             ("-", 0.0, "BPDA"),
-            CITED,
+            OF_ATHALYE,
             behind={"behind": nets["undefended"]},
             breaks=(of_many_draws(100),),
+            through=True,
         ),
         "this defence": own("f_a-defended", "this package", 82.9, 78.1, "transfer", f_b=nets["f_b-adversarial"]),
     }
@@ -238,11 +242,12 @@ def preprocessed(shop: Workshop, name: str) -> System:
         f"{made.implementation}{quality}",
         shop.card(role),
         ("-", made.paper_worst, "BPDA"),
-        CITED,
+        made.paper_source,
         behind={"behind": model.classifier} if made.channels == 1 else {},
         breaks=breaks,
         # along the identity through steps an attack may stop at an edge that no gradient tells of
         closing=() if model.randomized else (square(_QUERIES, continues=True),),
+        through=True,
     )
 
 

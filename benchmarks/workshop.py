@@ -264,6 +264,12 @@ class Workshop:
         print(f"written to {write_csv(self.named(f'{question}-{self.name}'), told, self.device)}")
         return told
 
+    @property
+    def note(self) -> str:
+        """What a figure of accuracies says below."""
+        draws = f"{len(self.attacked)} images, {self.scale.draws} draws, 95 % intervals"
+        return f"{self.scale.dataset}, L-inf {self.threat.eps:.4g}, {draws}"
+
     def draw(self, question: str, rows: Sequence[dict[str, Any]], by: str, columns: Sequence[str]) -> None:
         """:func:`~benchmarks.pictures.table_figure` of what was written."""
         print(f"written to {table_figure(rows, by, columns, self.picture(question))}")

@@ -61,6 +61,21 @@ def test_marks_stand_beside_curves_and_are_named(drawn: list[Figure], tmp_path: 
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("accuracy", "eps")
 
 
+def test_intervals_are_shaded_and_what_was_measured_stands_below(drawn: list[Figure], tmp_path: Path) -> None:
+    curves: dict[str, list[tuple[float | None, ...]]] = {
+        "with": [(1, 10, 5, 15), (2, 20, 18, 26)],
+        "without": [(1, 3), (2, 4)],
+        "one unknown": [(1, 3, 2, 4), (2, None, None, None)],
+    }
+    pixels(curve_figure(curves, "accuracy against N", tmp_path / "curve.png", note="digits, 20 images"))
+    (axes,) = drawn[0].axes
+    first, second = (collection.get_paths()[0].get_extents() for collection in axes.collections)
+    assert (first.x0, first.x1, first.y0, first.y1) == (1, 2, 5, 26)
+    assert (second.x0, second.x1, second.y0, second.y1) == (1, 1, 2, 4)
+    assert len(axes.lines) == 3
+    assert axes.get_xlabel() == "N\ndigits, 20 images"
+
+
 def test_many_curves_have_their_legend_beside_and_their_own_ticks(drawn: list[Figure], tmp_path: Path) -> None:
     curves: dict[str, list[tuple[float, float | None]]] = {
         f"rule {k}": [(1, k), (4, None), (64, 2 * k)] for k in range(6)

@@ -26,7 +26,7 @@ from benchmarks import (
     paper,
     table1_external_models,
 )
-from benchmarks.columns import called, known, per_cent, trained, up_to, with_interval
+from benchmarks.columns import called, known, point, trained, up_to, with_interval
 from benchmarks.figure5_steps import STEPS
 from benchmarks.scales import SCALES
 from benchmarks.table1_external_models import (
@@ -199,8 +199,10 @@ def test_an_attack_that_failed_leaves_a_dash_and_a_gap() -> None:
     made = by_hand()["plain"]
     failed = replace(made, attacks=[AttackResult("A", "white box", "art", "failed: no")])
     assert with_interval("worst", failed.attacks[0]) == {"worst": "-", "worst_low": "-", "worst_high": "-"}
-    assert (per_cent(failed, 0), known(per_cent(failed, 0))) == ("-", None)
-    assert known(per_cent(failed)) == pytest.approx(80)
+    assert point(13, with_interval("failed", failed.attacks[0]), "failed") == (13, None, None, None)
+    clean = with_interval("clean", failed.clean)
+    assert clean["clean"] == pytest.approx(80)
+    assert point(13, clean, "clean") == (13, clean["clean"], clean["clean_low"], clean["clean_high"])
 
 
 def test_pictures_of_two_seeds_and_of_two_devices_stand_side_by_side() -> None:
