@@ -150,7 +150,9 @@ def curve_figure(
     for name, points in (marks or {}).items():
         axes.plot([p[0] for p in points], [p[1] for p in points], "kD", markersize=4, label=name)
     axes.set_ylabel(title.split(" against ")[0])
-    axes.set_xlabel("\n".join([*title.split(" against ")[1:], *([note] if note else [])]))
+    axes.set_xlabel(title.split(" against ")[1] if " against " in title else "")
+    if note:
+        figure.supxlabel(note, fontsize=6.5)
     axes.grid(alpha=0.3)
     if logarithmic:
         axes.set_xscale("log")

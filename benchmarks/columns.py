@@ -104,7 +104,7 @@ def in_per_cent(name: str, found: Interval | None) -> dict[str, Any]:
 
 def point(x: float, row: Mapping[str, Any], name: str) -> tuple[float | None, ...]:
     """What a line of a figure goes through: x, a column's value, and the ends of its interval."""
-    return x, *(known(row[column]) for column in (name, f"{name}_low", f"{name}_high"))
+    return x, *(known(row.get(column)) for column in (name, f"{name}_low", f"{name}_high"))
 
 
 def known(value: Any) -> float | None:

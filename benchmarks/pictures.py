@@ -1,4 +1,4 @@
-"""Pictures of the paper's tables: ours as bars with their intervals, the paper's numbers as marks beside them."""
+"""Pictures of the paper's tables and costs: ours as bars, accuracies with intervals, the paper's numbers as marks beside them."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def table_figure(rows: Sequence[dict[str, Any]], by: str, columns: Sequence[str]
                 low, high = (known(row.get(f"{column}_{end}")) for end in ("low", "high"))
                 error = None if low is None or high is None else [[ours - low], [high - ours]]
                 axes.barh(height, ours, thickness, xerr=error, color=f"C{k}", capsize=2)
+                if ours < 1:  # a bar too short to be seen
+                    axes.text(2, height, f"{ours:.1f}", va="center", fontsize=7)
             if paper is not None:
                 axes.plot(paper, height, "kD", markersize=4)
         axes.barh(0, 0, color=f"C{k}", label=column.replace("_", " "))
@@ -48,6 +50,35 @@ def table_figure(rows: Sequence[dict[str, Any]], by: str, columns: Sequence[str]
         fontsize=10,
     )
     figure.legend(loc="outside upper center", ncols=3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def ratio_figure(rows: Sequence[dict[str, Any]], by: str, ratio: str, told: str, path: Path) -> Path:
+    """A bar for each row, from the line at 1.
+
+    Args:
+        rows: as they are written; the paper's ratio is the column ``paper_<ratio>``.
+        by: the column that names a row.
+        ratio: the column that is drawn.
+        told: of what to what, and what was measured.
+        path: where to.
+    """
+    figure = Figure(figsize=(8, 1.2 + 0.35 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(range(len(rows)), [row[ratio] for row in rows])
+    for i, row in enumerate(rows):
+        axes.text(row[ratio], i, f" {row[ratio]:.2f}", va="center", fontsize=8)
+    paper = [(known(row[f"paper_{ratio}"]), i) for i, row in enumerate(rows)]
+    marks = [(value, i) for value, i in paper if value is not None]
+    axes.plot([x for x, _ in marks], [y for _, y in marks], "kD", markersize=4, label="the paper's, on its GPU")
+    axes.axvline(1, color="grey", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [str(row[by]) for row in rows])
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    figure.supxlabel(told, fontsize=10)
+    axes.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path

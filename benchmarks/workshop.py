@@ -267,8 +267,10 @@ class Workshop:
     @property
     def note(self) -> str:
         """What a figure of accuracies says below."""
-        draws = f"{len(self.attacked)} images, {self.scale.draws} draws, 95 % intervals"
-        return f"{self.scale.dataset}, L-inf {self.threat.eps:.4g}, {draws}"
+        made_of = (
+            f"{self.scale.dataset}, L-inf {self.threat.eps:.4g}, {len(self.attacked)} images, {self.scale.draws} draws"
+        )
+        return f"per cent; {made_of}; shaded: 95 % intervals"
 
     def draw(self, question: str, rows: Sequence[dict[str, Any]], by: str, columns: Sequence[str]) -> None:
         """:func:`~benchmarks.pictures.table_figure` of what was written."""

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from benchmarks.pictures import table_figure
+from benchmarks.pictures import ratio_figure, table_figure
 
 ABOUT = {"dataset": "digits", "eps": 0.125, "images": 30, "draws": 10}
 ROWS: list[dict[str, Any]] = [
@@ -30,3 +30,26 @@ def test_bars_intervals_and_marks_are_those_of_the_rows(tmp_path: Path, drawn: l
     assert [80.0] in marks
     (interval,) = [line for line in axes.collections if isinstance(line, LineCollection)]
     assert [float(x) for x, _ in interval.get_segments()[0]] == [30.0, 45.0]
+
+
+def test_a_bar_that_is_too_short_to_be_seen_has_its_number_beside_it(tmp_path: Path, drawn: list[Figure]) -> None:
+    table_figure(
+        [*ROWS, {"method": "nothing left", "worst": 0.25, **ABOUT}], "method", ("worst",), tmp_path / "table.png"
+    )
+    (axes,) = drawn[0].axes
+    assert [text.get_text() for text in axes.texts] == ["0.2"]
+
+
+def test_ratios_are_bars_with_the_papers_beside_them(tmp_path: Path, drawn: list[Figure]) -> None:
+    rows = [
+        {"training": "standard", "over": 1.0, "paper_over": 1.0},
+        {"training": "other", "over": 8.19, "paper_over": "-"},
+    ]
+    path = ratio_figure(rows, "training", "over", "time over time", tmp_path / "there" / "cost.png")
+    assert path.stat().st_size > 0
+    (axes,) = drawn[0].axes
+    assert [bar.get_width() for bar in axes.patches] == [1.0, 8.19]  # type: ignore[attr-defined]
+    assert [text.get_text() for text in axes.texts] == [" 1.00", " 8.19"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["standard", "other"]
+    (marks,) = [line for line in axes.lines if line.get_marker() == "D"]
+    assert np.asarray(marks.get_xydata()).tolist() == [[1.0, 0.0]]
