@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -129,7 +130,7 @@ def curve_figure(
         path: where to; the ending chooses the format.
         logarithmic: in x.
         marks: points without lines.
-        note: a line below: what was measured.
+        note: a line below: what was measured; whether intervals are shaded it says by itself.
 
     Returns:
         The path.
@@ -144,15 +145,16 @@ def curve_figure(
         known = [[float("nan") if value is None else value for value in point] for point in points]
         (line,) = axes.plot([p[0] for p in known], [p[1] for p in known], marker="o", markersize=3, label=name)
         around = [(p[0], *p[2:]) for p in known if len(p) > 2]
-        if around:
+        if any(math.isfinite(low) for _, low, _ in around):
             x, low, high = zip(*around, strict=True)
             axes.fill_between(x, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
     for name, points in (marks or {}).items():
         axes.plot([p[0] for p in points], [p[1] for p in points], "kD", markersize=4, label=name)
     axes.set_ylabel(title.split(" against ")[0])
     axes.set_xlabel(title.split(" against ")[1] if " against " in title else "")
-    if note:
-        figure.supxlabel(note, fontsize=6.5)
+    told = [note] * bool(note) + ["shaded: 95 % intervals"] * bool(axes.collections)
+    if told:
+        figure.supxlabel("; ".join(told), fontsize=6.5)
     axes.grid(alpha=0.3)
     if logarithmic:
         axes.set_xscale("log")

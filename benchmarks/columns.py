@@ -13,6 +13,8 @@ from art_advtransform.counting import Interval, interval
 from art_advtransform.recipes import Net
 from art_advtransform.records import AttackResult, Evaluation
 
+# Whose numbers the paper's are, but for those that it takes from others.
+MEASURED = "the paper"
 # What a row says of itself that was not measured here.
 NOT_MEASURED = dict.fromkeys(("dataset", "eps", "scale", "images", "draws", "seed"), "-")
 
@@ -112,24 +114,30 @@ def known(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def worst(evaluation: Evaluation, through: bool) -> dict[str, Any]:
+# What a net's attacks follow: its own gradient; one that takes the identity for what stands before or in it; or another stand-in.
+OWN_GRADIENT, IDENTITY, STAND_IN = "", "BPDA-I: ", "BPDA: "
+
+
+def worst(evaluation: Evaluation, along: str) -> dict[str, Any]:
     """The per-image worst case, of which attacks, which single one leaves least, and what could not be run: that it lacks.
 
     Args:
         evaluation: under all attacks.
-        through: see :func:`named`.
+        along: see :func:`named`.
     """
     return {
         **with_interval("worst", evaluation.worst),
         "attacks_run": run(evaluation),
-        "best_attack": named(best(evaluation).name, evaluation, through),
+        "best_attack": best_named(evaluation, along),
         **missing(evaluation),
     }
 
 
 def run(evaluation: Evaluation) -> str:
-    """How many attacks of each kind, in the order of their first: "3 PGD, 2 APGD, transfer, Square"."""
-    kinds = Counter(_kind(attack.name) for attack in evaluation.attacks if not attack.problem)
+    """How many attacks of each kind, in the order of their first: "3 PGD, 2 APGD, transfer, Square"; those alone that had an image
+    to attack.
+    """
+    kinds = Counter(_kind(attack.name) for attack in evaluation.attacks if attack.nb_attacked)
     return ", ".join(kind if count == 1 else f"{count} {kind}" for kind, count in kinds.items())
 
 
@@ -138,18 +146,24 @@ def _kind(attack: str) -> str:
     return next((kind for kind in ("transfer", "APGD", "PGD") if kind in attack), attack.split(":")[0])
 
 
-def named(attack: str, evaluation: Evaluation, through: bool) -> str:
-    """An attack's name without what means nothing here.
+def best_named(evaluation: Evaluation, along: str) -> str:
+    """The name of :func:`best`, and how many others leave as little that had an image to attack."""
+    first = best(evaluation)
+    ties = sum(attack.mean == first.mean for attack in evaluation.attacks if attack.nb_attacked and attack is not first)
+    return named(first.name, evaluation, along) + (f", and {ties} more" if ties else "")
+
+
+def named(attack: str, evaluation: Evaluation, along: str) -> str:
+    """An attack's name, without what means nothing here.
 
     Args:
         attack: its name in the catalogue.
         evaluation: that it is of; a model that does not draw has nothing to take a mean over.
-        through: whether something stands before or in the net whose gradient is approximated; BPDA-I along a net's own gradient
-            is PGD.
+        along: ``OWN_GRADIENT``, of which BPDA-I is PGD; ``IDENTITY``; or ``STAND_IN``.
     """
     if not evaluation.settings["randomized"]:
         attack = re.sub(r", (EOT \d+|\d+ draws?)", "", attack)
-    return attack if through else attack.removeprefix("BPDA-I: ")
+    return attack.replace(IDENTITY, along)
 
 
 def up_to(name: str, found: AttackResult) -> dict[str, Any]:
@@ -165,13 +179,15 @@ def missing(evaluation: Evaluation) -> dict[str, str]:
     return {"attacks_missing": ", ".join(evaluation.missing) or "-"}
 
 
-def best(evaluation: Evaluation, nb_attacks: int | None = None) -> AttackResult:
-    """The one of the (first) attacks that leaves least."""
-    return min(evaluation.attacks[:nb_attacks], key=lambda attack: 1.0 if attack.mean is None else attack.mean.value)
+def best(evaluation: Evaluation) -> AttackResult:
+    """The attack that leaves least."""
+    return min(evaluation.attacks, key=lambda attack: 1.0 if attack.mean is None else attack.mean.value)
 
 
-def each_attack(system: str, evaluation: Evaluation, through: bool) -> list[dict[str, Any]]:
-    """A row for every attack on ``system``: what it left, and what it cost an image; ``through``: see :func:`named`."""
+def each_attack(system: str, evaluation: Evaluation, along: str) -> list[dict[str, Any]]:
+    """A row for every attack on ``system``: what it left, its evaluations an image, and its seconds for all of them; ``along``: see
+    :func:`named`.
+    """
     rows: list[dict[str, Any]] = []
     for found in (evaluation.clean, *evaluation.attacks):
         measured: dict[str, Any] = {"accuracy": "-", "low": "-", "high": "-"}
@@ -179,6 +195,6 @@ def each_attack(system: str, evaluation: Evaluation, through: bool) -> list[dict
             mean = found.mean
             measured = {"accuracy": 100 * mean.value, "low": 100 * mean.low, "high": 100 * mean.high}
         costs = {"evaluations": found.forward, "differentiated": found.backward, "seconds": found.seconds}
-        name = named(found.name, evaluation, through)
+        name = named(found.name, evaluation, along)
         rows.append({"system": system, "attack": name, "problem": found.problem, **measured, **costs})
     return rows

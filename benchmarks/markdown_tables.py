@@ -184,7 +184,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("clean, test images", "test_accuracy", of="test_images"),
         Column("clean, those attacked", "standard"),
         Column("black-box transfer", "black_box_transfer", True),
-        Column("worst along gradients", "bpda"),
+        Column("worst of the three PGD of all rows", "bpda"),
         Column("worst", "worst", True),
         Column("more than adversarial training", "more_than_adversarial", True),
         Column("attacks run", "attacks_run"),

@@ -22,10 +22,11 @@ from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.attacks.torchattacks_attacks import NB_TARGETS_WITHOUT_G, auto_pgd
 
 _AUTOATTACK_STEPS = 100
+NB_ALONG_GRADIENTS = 3
 
 
 def along_gradients(max_iter: int, climb: int, draws: int) -> list[Attack]:
-    """On all rows, along BPDA-I gradients, or what a system has instead; on a net without a defence, its own.
+    """On all rows, ``NB_ALONG_GRADIENTS`` of them: along BPDA-I gradients, or what a system has instead; on a bare net, its own.
 
     Args:
         max_iter: steps.

@@ -8,7 +8,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.columns import known
+from benchmarks.columns import MEASURED, known
+
+_BESIDE = 8  # per cent: a mark farther away leaves room for a number
 
 
 def table_figure(rows: Sequence[dict[str, Any]], by: str, columns: Sequence[str], path: Path) -> Path:
@@ -34,12 +36,16 @@ def table_figure(rows: Sequence[dict[str, Any]], by: str, columns: Sequence[str]
                 error = None if low is None or high is None else [[ours - low], [high - ours]]
                 axes.barh(height, ours, thickness, xerr=error, color=f"C{k}", capsize=2)
                 if ours < 1:  # a bar too short to be seen
-                    axes.text(2, height, f"{ours:.1f}", va="center", fontsize=7)
+                    beside = 2 if paper is None or paper > _BESIDE else paper + 2  # nor hidden by the paper's mark
+                    axes.text(beside, height, f"{ours:.1f}", va="center", fontsize=7)
             if paper is not None:
-                axes.plot(paper, height, "kD", markersize=4)
+                axes.plot(paper, height, "kD", markersize=4, fillstyle="full" if own(row) else "none")
         axes.barh(0, 0, color=f"C{k}", label=column.replace("_", " "))
-    if any(known(row.get(f"paper_{column}")) is not None for row in shown for column in columns):
+    marked = [row for row in shown if any(known(row.get(f"paper_{column}")) is not None for column in columns)]
+    if any(own(row) for row in marked):
         axes.plot([], [], "kD", markersize=4, label="the paper's, on its own data set and nets")
+    if not all(own(row) for row in marked):
+        axes.plot([], [], "kD", markersize=4, fillstyle="none", label="from others, in the paper")
     axes.set_yticks(range(len(shown)), [str(row[by]) for row in shown])
     axes.invert_yaxis()
     axes.set_xlim(-1, 101)
@@ -53,6 +59,11 @@ def table_figure(rows: Sequence[dict[str, Any]], by: str, columns: Sequence[str]
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path
+
+
+def own(row: dict[str, Any]) -> bool:
+    """Whether the paper has measured itself what it has."""
+    return row.get("paper_source", MEASURED) in (MEASURED, "-")
 
 
 def ratio_figure(rows: Sequence[dict[str, Any]], by: str, ratio: str, told: str, path: Path) -> Path:

@@ -10,6 +10,7 @@ from art.defences.preprocessor import JpegCompression, TotalVarMin
 from torch import Tensor, nn
 
 from art_advtransform.randomness import global_seed
+from benchmarks.columns import IDENTITY, STAND_IN
 from benchmarks.other_defences import ArtPreprocessed, Thermometer
 from benchmarks.pixel_defend import EPS, PixelDefend, bits_of, pixel_defend, tag
 from benchmarks.workshop import Workshop
@@ -30,6 +31,7 @@ class Preprocessor:
         channels: for each channel of an image.
         paper_worst: accuracy that the paper has for it.
         paper_source: whose number that is.
+        along: what attacks take for its gradient, see :func:`~benchmarks.columns.named`.
     """
 
     model: Callable[[nn.Module, Workshop], ArtPreprocessed]
@@ -37,6 +39,7 @@ class Preprocessor:
     channels: int = 1
     paper_worst: float = 0.0
     paper_source: str = OF_ATHALYE
+    along: str = IDENTITY
 
 
 def encoded(defence: ArtPreprocessed, x: Tensor) -> Tensor:
@@ -80,6 +83,7 @@ PREPROCESSORS = {
         _thermometer,
         f"benchmarks/other_defences.py: ART ThermometerEncoding of {_LEVELS} levels, vectorised, with a wider gradient",
         channels=_LEVELS,
+        along=STAND_IN,
     ),
     "PixelDefend (Song)": Preprocessor(
         _pixel_defend,

@@ -14,11 +14,12 @@ from typing import Any
 
 from art_advtransform.attacks.adaptive import momentum_pgd
 from art_advtransform.attacks.art_attacks import black_box_transfer
+from art_advtransform.attacks.base import Attack
 from art_advtransform.attacks.expectation import expectation_pgd
 from art_advtransform.attacks.foolbox_attacks import gen_attack, hop_skip_jump
 from art_advtransform.recipes import Net
 from art_advtransform.store import slug
-from benchmarks.columns import called, each_attack, trained, with_interval, worst
+from benchmarks.columns import IDENTITY, OWN_GRADIENT, called, each_attack, trained, with_interval, worst
 from benchmarks.other_defences import of_many_draws, without_draws
 from benchmarks.workshop import Workshop
 
@@ -46,15 +47,6 @@ def main() -> None:
     }
     nets = shop.nets(recipes)
     surrogates = {"surrogate": nets["surrogate"], "surrogate-2": nets.get("surrogate-2", nets["undefended"])}
-    hop, gen = SIZES[shop.name]
-    attacks = [
-        black_box_transfer(shop.scale.max_iter),
-        hop_skip_jump(*hop),
-        gen_attack(*gen),
-        momentum_pgd(shop.scale.climb),
-        expectation_pgd(shop.scale.max_iter, 4, momenta=(0.0, 0.9), continues=False),
-    ]
-    closing = of_many_draws(shop.scale.climb, 4, continues=True)
     systems = {
         "none": ("undefended", None, False),
         "PGD adversarial training": ("adversarial", None, False),
@@ -68,10 +60,10 @@ def main() -> None:
         folder = f"table2-{slug(name)}"
         # a net of the attacker's own isn't the one attacked
         others = {other: net for other, net in surrogates.items() if net is not nets[role]}
-        tried = [*attacks, *(without_draws(shop.scale.climb) if f_b is None else (closing,))]
+        tried = attacks(shop, defended=f_b is not None)
         found = shop.evaluate(folder, nets[role], f_b, tried, surrogates=others, fixed_draw=known)
-        card = shop.card(role)
-        attacked += each_attack(name, found, f_b is not None)
+        card, along = shop.card(role), OWN_GRADIENT if f_b is None else IDENTITY
+        attacked += each_attack(name, found, along)
         row: dict[str, Any] = {
             "defence": called(name, card),
             **trained(card, None if f_b is None else shop.card("f_b-adversarial")),
@@ -79,12 +71,23 @@ def main() -> None:
         for k, column in enumerate(COLUMNS):
             row |= with_interval(column, found.attacks[k - 1] if k else found.clean)
             row[f"paper_{column}"] = PAPER[name][k] if name in PAPER else "-"
-        rows.append(
-            {**row, **with_interval("white_box_momentum_pgd", found.attacks[3]), **worst(found, f_b is not None)}
-        )
+        rows.append({**row, **with_interval("white_box_momentum_pgd", found.attacks[3]), **worst(found, along)})
     shop.write("table2-attacks", attacked)
     rows = shop.write("table2", rows)
     shop.draw("table2", rows, "defence", (*COLUMNS, "white_box_momentum_pgd", "worst"))
+
+
+def attacks(shop: Workshop, *, defended: bool) -> list[Attack]:
+    """Of all rows, and on nets without g APGD, on this defence one of more draws from where the others ended."""
+    hop, gen = SIZES[shop.name]
+    return [
+        black_box_transfer(shop.scale.max_iter),
+        hop_skip_jump(*hop),
+        gen_attack(*gen),
+        momentum_pgd(shop.scale.climb),
+        expectation_pgd(shop.scale.max_iter, 4, momenta=(0.0, 0.9), continues=False),
+        *([of_many_draws(shop.scale.climb, 4, continues=True)] if defended else without_draws(shop.scale.climb)),
+    ]
 
 
 def another_seed(shop: Workshop) -> dict[str, Net]:

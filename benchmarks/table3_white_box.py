@@ -31,8 +31,11 @@ from art_advtransform.recipes import Net
 from art_advtransform.records import Evaluation
 from art_advtransform.store import slug
 from benchmarks.columns import (
+    IDENTITY,
+    MEASURED,
     NOT_MEASURED,
-    best,
+    OWN_GRADIENT,
+    best_named,
     called,
     each_attack,
     more_than_adversarial,
@@ -55,9 +58,6 @@ from benchmarks.workshop import Workshop
 _QUERIES = 1000  # of Square, an image
 _MOST_DRAWS = 20  # a step, of a defence that draws otherwise than by g
 MADRY = "PGD adversarial training (Madry)"
-# Whose numbers the paper's are: those with its star it takes from Athalye et al. 2018 (arXiv 1802.00420, Table 1).
-MEASURED = "the paper"
-
 # standard accuracy, worst case, and its attack; "-" where the paper has none
 NOT_RUN = {"image quilting (Guo)": ("-", 0.0, "BPDA", "no maintained library has it", OF_GUO)}
 
@@ -76,7 +76,7 @@ class System:
         behind: the net behind what it does to images or activations: a transfer attack's source.
         breaks: attacks that it needs beside those of all rows.
         closing: those that go on from the strongest result of all others.
-        through: see :func:`~benchmarks.columns.named`.
+        along: see :func:`~benchmarks.columns.named`.
     """
 
     model: nn.Module
@@ -88,7 +88,7 @@ class System:
     behind: dict[str, nn.Module] = field(default_factory=dict)
     breaks: tuple[Attack, ...] = ()
     closing: tuple[Attack, ...] = ()
-    through: bool = False
+    along: str = OWN_GRADIENT
 
 
 def main() -> None:
@@ -110,7 +110,7 @@ def measured(
     evaluations = {name: evaluated(shop, name, system, surrogates) for name, system in systems.items()}
     to_beat = evaluations.get(MADRY)
     rows = [row for name, system in systems.items() for row in rows_of(shop, name, system, evaluations[name], to_beat)]
-    tried = [row for name, found in evaluations.items() for row in each_attack(name, found, systems[name].through)]
+    tried = [row for name, found in evaluations.items() for row in each_attack(name, found, systems[name].along)]
     return rows, tried
 
 
@@ -133,7 +133,7 @@ def rows_of(
         "implementation": system.implementation,
         **trained(system.card, None if system.f_b is None else shop.card("f_b-adversarial")),
         **with_interval("standard", found.clean),
-        **worst(found, system.through),
+        **worst(found, system.along),
         **more_than_adversarial(found, to_beat, shop.seed),
         "paper_standard": standard,
         "paper_worst": least,
@@ -144,7 +144,12 @@ def rows_of(
         return [row]
     nb_bpda = len(bpda_attacks(shop, system))
     first = replace(found, attacks=found.attacks[:nb_bpda])
-    told = {"attacks_run": run(first), "best_attack": best(first).name, "paper_worst": 80.2, "paper_attack": "BPDA"}
+    told = {
+        "attacks_run": run(first),
+        "best_attack": best_named(first, system.along),
+        "paper_worst": 80.2,
+        "paper_attack": "BPDA",
+    }
     blank = more_than_adversarial(found, None, shop.seed)
     alone = up_to("worst", found.attacks[nb_bpda - 1])
     return [{**row, "method": f"{name}, the worst of BPDA-I", **blank, **alone, **told}, row]
@@ -197,10 +202,8 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
     def own(role: str, implementation: str, *paper: Any, f_b: nn.Module | None = None) -> System:
         # a draw of g is dear: fewer of them a step than what draws otherwise meets
         breaks = without_draws(shop.scale.climb) if f_b is None else (of_many_draws(shop.scale.climb, 4),)
-        told = (paper[0], paper[1], paper[2])
-        return System(
-            nets[role], implementation, shop.card(role), told, f_b=f_b, breaks=breaks, through=f_b is not None
-        )
+        told, gradient = (paper[0], paper[1], paper[2]), OWN_GRADIENT if f_b is None else IDENTITY
+        return System(nets[role], implementation, shop.card(role), told, f_b=f_b, breaks=breaks, along=gradient)
 
     pruned = StochasticActivationPruning(copy.deepcopy(nets["undefended"]))
     loop = "our loop"
@@ -219,7 +222,7 @@ def everything(shop: Workshop) -> tuple[dict[str, System], dict[str, nn.Module]]
             OF_ATHALYE,
             behind={"behind": nets["undefended"]},
             breaks=(of_many_draws(100),),
-            through=True,
+            along=IDENTITY,
         ),
         "this defence": own("f_a-defended", "this package", 82.9, 78.1, "transfer", f_b=nets["f_b-adversarial"]),
     }
@@ -247,7 +250,7 @@ def preprocessed(shop: Workshop, name: str) -> System:
         breaks=breaks,
         # along the identity through steps an attack may stop at an edge that no gradient tells of
         closing=() if model.randomized else (square(_QUERIES, continues=True),),
-        through=True,
+        along=made.along,
     )
 
 

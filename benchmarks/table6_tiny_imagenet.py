@@ -17,9 +17,20 @@ from art_advtransform.attacks.art_attacks import (
     external_transfer,
     white_box_transfer,
 )
+from art_advtransform.attacks.base import Attack
 from art_advtransform.records import Evaluation
-from benchmarks.columns import called, each_attack, more_than_adversarial, trained, up_to, with_interval, worst
-from benchmarks.other_defences import along_gradients, of_many_draws, without_draws
+from benchmarks.columns import (
+    IDENTITY,
+    OWN_GRADIENT,
+    called,
+    each_attack,
+    more_than_adversarial,
+    trained,
+    up_to,
+    with_interval,
+    worst,
+)
+from benchmarks.other_defences import NB_ALONG_GRADIENTS, along_gradients, of_many_draws, without_draws
 from benchmarks.workshop import Workshop
 
 # standard accuracy, the worst, and its attack
@@ -48,31 +59,39 @@ def main() -> None:
     }
     nets = shop.nets(recipes)
     surrogates = {name: nets[name] for name in ("surrogate", "undefended")}
-    attacks = [
-        *(bpda := along_gradients(shop.scale.max_iter, shop.scale.climb, shop.scale.eot_samples)),
-        black_box_transfer(shop.scale.max_iter),  # the best on this defence, says the paper
-    ]
     evaluations: dict[str, Evaluation] = {}
     for role in ROLES.values():
         # "none" is not attacked through itself; from f_a without g, and from f_b, there is a transfer only where there is a g
         others = {other: net for other, net in surrogates.items() if other != role}
-        through_g = (
-            white_box_transfer(shop.scale.max_iter),
-            external_transfer(shop.scale.max_iter),
-            of_many_draws(shop.scale.climb, 4, continues=True),
-        )
-        f_b = nets["f_b-adversarial"] if role == DEFENDED else None
-        tried = [*attacks, *(without_draws(shop.scale.climb) if f_b is None else through_g)]
+        f_b, tried = nets["f_b-adversarial"] if role == DEFENDED else None, attacks(shop, defended=role == DEFENDED)
         evaluations[role] = shop.evaluate(f"table6-{role}", nets[role], f_b, tried, surrogates=others)
-    rows = [row(shop, name, evaluations, len(bpda)) for name in ROLES]
-    found = {name: each_attack(name, evaluations[role], role == DEFENDED) for name, role in ROLES.items()}
-    shop.write("table6-attacks", [attack for attacks in found.values() for attack in attacks])
+    rows = [row(shop, name, evaluations) for name in ROLES]
+    told = [one for name, role in ROLES.items() for one in each_attack(name, evaluations[role], along(role))]
+    shop.write("table6-attacks", told)
     rows = shop.write("table6", rows)
     shop.draw("table6", rows, "method", ("standard", "bpda", "worst"))
 
 
-def row(shop: Workshop, name: str, evaluations: Mapping[str, Evaluation], nb_bpda: int) -> dict[str, Any]:
-    """Of the net called ``name`` in the paper, whose first ``nb_bpda`` attacks are BPDA-I, and the next is transfer."""
+def attacks(shop: Workshop, *, defended: bool) -> list[Attack]:
+    """Of all rows, ``NB_ALONG_GRADIENTS`` first and then transfer; on nets without g APGD, on this defence transfer from its parts
+    and an attack of more draws, from where the others ended.
+    """
+    scale = shop.scale
+    through_g = white_box_transfer(scale.max_iter), external_transfer(scale.max_iter)
+    return [
+        *along_gradients(scale.max_iter, scale.climb, scale.eot_samples),
+        black_box_transfer(scale.max_iter),  # the best on this defence, says the paper
+        *([*through_g, of_many_draws(scale.climb, 4, continues=True)] if defended else without_draws(scale.climb)),
+    ]
+
+
+def along(role: str) -> str:
+    """What attacks on it follow, see :func:`~benchmarks.columns.named`."""
+    return IDENTITY if role == DEFENDED else OWN_GRADIENT
+
+
+def row(shop: Workshop, name: str, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """Of the net called ``name`` in the paper."""
     role, paper = ROLES[name], PAPER[name]
     found, defended = evaluations[role], role == DEFENDED
     return {
@@ -80,9 +99,9 @@ def row(shop: Workshop, name: str, evaluations: Mapping[str, Evaluation], nb_bpd
         "implementation": IMPLEMENTATIONS.get(role, "our loop"),
         **trained(shop.card(role), shop.card("f_b-adversarial") if defended else None),
         **with_interval("standard", found.clean),
-        **with_interval("black_box_transfer", found.attacks[nb_bpda]),
-        **up_to("bpda", found.attacks[nb_bpda - 1]),
-        **worst(found, defended),
+        **with_interval("black_box_transfer", found.attacks[NB_ALONG_GRADIENTS]),
+        **up_to("bpda", found.attacks[NB_ALONG_GRADIENTS - 1]),
+        **worst(found, along(role)),
         **more_than_adversarial(found, evaluations["adversarial"], shop.seed),
         "paper_standard": paper[0],
         "paper_bpda": 47.9 if defended else "-",

@@ -267,10 +267,8 @@ class Workshop:
     @property
     def note(self) -> str:
         """What a figure of accuracies says below."""
-        made_of = (
-            f"{self.scale.dataset}, L-inf {self.threat.eps:.4g}, {len(self.attacked)} images, {self.scale.draws} draws"
-        )
-        return f"per cent; {made_of}; shaded: 95 % intervals"
+        scored = f"{len(self.attacked)} images, scored by {self.scale.draws} draws of D"
+        return f"per cent; {self.scale.dataset}, L-inf {self.threat.eps:.4g}, {scored}"
 
     def draw(self, question: str, rows: Sequence[dict[str, Any]], by: str, columns: Sequence[str]) -> None:
         """:func:`~benchmarks.pictures.table_figure` of what was written."""

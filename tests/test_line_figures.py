@@ -73,7 +73,10 @@ def test_intervals_are_shaded_and_what_was_measured_stands_below(drawn: list[Fig
     assert (first.x0, first.x1, first.y0, first.y1) == (1, 2, 5, 26)
     assert (second.x0, second.x1, second.y0, second.y1) == (1, 1, 2, 4)
     assert len(axes.lines) == 3
-    assert (axes.get_xlabel(), drawn[0].get_supxlabel()) == ("N", "digits, 20 images")
+    assert (axes.get_xlabel(), drawn[0].get_supxlabel()) == ("N", "digits, 20 images; shaded: 95 % intervals")
+    kept_none: dict[str, list[tuple[float | None, ...]]] = {"ours": [(1, 3, None, None), (2, 4, None, None)]}
+    curve_figure(kept_none, "accuracy against N", tmp_path / "curve.png", note="digits, 20 images")
+    assert drawn[1].get_supxlabel() == "digits, 20 images"
 
 
 def test_many_curves_have_their_legend_beside_and_their_own_ticks(drawn: list[Figure], tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ from art_advtransform.pretrained import load_pretrained, read_card
 from art_advtransform.recipes import Net
 from art_advtransform.store import slug
 from art_advtransform.train_nets import is_finished
-from benchmarks import table3_white_box, table6_tiny_imagenet
-from benchmarks.other_defences import along_gradients, of_many_draws, without_draws
+from benchmarks import table2_black_box, table3_white_box, table6_tiny_imagenet
+from benchmarks.columns import IDENTITY, MEASURED, OWN_GRADIENT, STAND_IN, best_named, run
+from benchmarks.other_defences import NB_ALONG_GRADIENTS, along_gradients, of_many_draws, without_draws
 from benchmarks.pixel_defend import pixel_defend, tag
 from benchmarks.preprocessors import OF_ATHALYE, PREPROCESSORS
 from benchmarks.scales import SCALES
-from benchmarks.table3_white_box import MADRY, MEASURED, System
+from benchmarks.table3_white_box import MADRY, System
 from benchmarks.workshop import COMMITTED, Workshop
 from tests.evaluations import by_hand
 
@@ -30,7 +31,9 @@ def test_table_3_has_the_worst_of_bpda_beside_that_of_all(tmp_path: Path, monkey
     f_a, f_b, plain = (load_pretrained(f"digits/{name}") for name in names)
     monkeypatch.setattr(Workshop, "card", lambda self, name: read_card(f"digits/{name}"))
     many = (of_many_draws(2, 3),)
-    ours = System(f_a, "ours", shop.card("f_a-defended"), (82.9, 78.1, "transfer"), f_b=f_b, breaks=many, through=True)
+    ours = System(
+        f_a, "ours", shop.card("f_a-defended"), (82.9, 78.1, "transfer"), f_b=f_b, breaks=many, along=IDENTITY
+    )
     none = System(plain, "our loop", shop.card("undefended"), ("-", 0.0, "BPDA"), OF_ATHALYE, breaks=without_draws(2))
     systems = {"none": none, "this defence": ours}
     rows, attacked = table3_white_box.measured(shop, systems, {"undefended": plain, "surrogate": f_b})
@@ -58,7 +61,8 @@ def test_table_3_has_the_worst_of_bpda_beside_that_of_all(tmp_path: Path, monkey
     assert len([name for name in left if "transfer" in name]) == 4  # from f_a, from f_b and from two surrogates
     assert rows[1]["best_attack"].startswith("BPDA-I")
     assert [row["attacks_run"] for row in rows[1:]] == ["4 PGD", "4 PGD, 4 transfer"]
-    assert left[rows[2]["best_attack"]] == min(left.values())
+    assert left[rows[2]["best_attack"].split(", and ")[0]] == min(left.values())
+    assert rows[0]["best_attack"].startswith(("PGD-2", "momentum PGD-2", "mean margin, PGD-2", "APGD", "black-box"))
 
 
 def test_the_worst_of_bpda_is_that_of_all_attacks_through_g_and_of_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,8 +78,48 @@ def test_the_worst_of_bpda_is_that_of_all_attacks_through_g_and_of_no_other(monk
     alone, _ = table3_white_box.rows_of(shop, "this", ours, replace(made, attacks=falling), None)
     assert alone["worst"] == pytest.approx(60)  # three of all rows, and the one of many draws
     rows = {role: replace(made, attacks=falling) for role in table6_tiny_imagenet.ROLES.values()}
-    found = table6_tiny_imagenet.row(shop, "this defence", rows, len(along_gradients(20, 40, 4)))
+    assert len(along_gradients(20, 40, 4)) == NB_ALONG_GRADIENTS == 3
+    found = table6_tiny_imagenet.row(shop, "this defence", rows)
     assert (found["bpda"], found["paper_bpda"]) == (pytest.approx(70), 47.9)
+
+
+def test_a_name_says_how_many_attacks_leave_as_little_and_what_gradient_they_follow() -> None:
+    made = by_hand()["behind g"]
+    attack = made.attacks[0]
+    attacks = [
+        replace(attack, name=name)
+        for name in ("BPDA-I: PGD-20, EOT 4", "BPDA-I: mean ce, PGD-9, 16 draws", "Square: 9")
+    ]
+    attacks = [replace(one, nb_attacked=9) for one in attacks]
+    idle = [*attacks[:2], replace(attacks[2], nb_attacked=0)]  # nothing was left for it
+    drawing, still = (
+        replace(made, attacks=attacks, settings={**made.settings, "randomized": r}) for r in (True, False)
+    )
+    names = [best_named(found, along) for found in (drawing, still) for along in (IDENTITY, STAND_IN, OWN_GRADIENT)]
+    assert names == [
+        "BPDA-I: PGD-20, EOT 4, and 2 more",
+        "BPDA: PGD-20, EOT 4, and 2 more",
+        "PGD-20, EOT 4, and 2 more",
+        "BPDA-I: PGD-20, and 2 more",
+        "BPDA: PGD-20, and 2 more",
+        "PGD-20, and 2 more",
+    ]
+    assert best_named(replace(drawing, attacks=[attack]), IDENTITY) == attack.name
+    assert run(drawing) == "2 PGD, Square"
+    drawing = replace(drawing, attacks=idle)
+    assert (best_named(drawing, IDENTITY), run(drawing)) == ("BPDA-I: PGD-20, EOT 4, and 1 more", "2 PGD")
+
+
+def test_this_defence_meets_an_attack_of_more_draws_where_nets_without_g_meet_apgd() -> None:
+    shop = Workshop("digits", SCALES["digits"], None, 0, "cpu")
+    for table in (table2_black_box, table6_tiny_imagenet):
+        through_g, bare = (table.attacks(shop, defended=defended) for defended in (True, False))
+        assert (through_g[-1].name, through_g[-1].continues) == (
+            "BPDA-I: mean ce, PGD-40, 4 draws, momentum 0/0.9",
+            True,
+        )
+        assert [attack.name.split(",")[0] for attack in bare[-2:]] == ["BPDA-I: APGD-CE-40", "BPDA-I: APGD-T-40"]
+        assert not any("APGD" in attack.name for attack in through_g)
 
 
 def test_what_closes_comes_last_and_goes_on_from_the_strongest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,6 +130,10 @@ def test_what_closes_comes_last_and_goes_on_from_the_strongest(tmp_path: Path, m
         system = table3_white_box.preprocessed(shop, name)
         last = table3_white_box.attacks(shop, system, ["surrogate"])[-1]
         assert (last.name == "Square: 1000 queries") == closes == last.continues
+        assert system.along == IDENTITY
+    assert PREPROCESSORS["thermometer encoding (Buckman)"].along == STAND_IN  # a ramp, which is no identity
+    assert table6_tiny_imagenet.along("f_a-defended") == IDENTITY
+    assert table6_tiny_imagenet.along("adversarial") == OWN_GRADIENT
 
 
 def test_nets_that_come_with_the_repository_are_those_of_table_3_at_cpu() -> None:

@@ -40,6 +40,21 @@ def test_a_bar_that_is_too_short_to_be_seen_has_its_number_beside_it(tmp_path: P
     assert [text.get_text() for text in axes.texts] == ["0.2"]
 
 
+def test_numbers_that_the_paper_took_from_others_have_a_mark_of_their_own(tmp_path: Path, drawn: list[Figure]) -> None:
+    cited = {"method": "cited", "worst": 0.0, "paper_worst": 5.0, "paper_source": "Athalye et al.", **ABOUT}
+    table_figure([{**ROWS[0], "paper_source": "the paper"}, cited], "method", ("worst",), tmp_path / "table.png")
+    (axes,) = drawn[0].axes
+    marks = {
+        float(np.asarray(line.get_xdata())[0]): line for line in axes.lines if len(np.asarray(line.get_xdata())) == 1
+    }
+    assert [marks[x].get_fillstyle() for x in (80.0, 5.0)] == ["full", "none"]
+    (legend,) = drawn[0].legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names[:2] == ["the paper's, on its own data set and nets", "from others, in the paper"]
+    (number,) = axes.texts
+    assert number.get_position()[0] > 5.0  # not behind the mark
+
+
 def test_ratios_are_bars_with_the_papers_beside_them(tmp_path: Path, drawn: list[Figure]) -> None:
     rows = [
         {"training": "standard", "over": 1.0, "paper_over": 1.0},

@@ -196,6 +196,17 @@ def test_two_tables_may_copy_a_net_at_once(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("shutil.copytree", beside_another)
     copy_net(net, tmp_path / "undefended")
     assert [path.name for path in tmp_path.iterdir()] == ["undefended"]
+
+    rmtree = shutil.rmtree
+
+    def between(folder: Path, ignore_errors: bool) -> None:
+        rmtree(folder, ignore_errors=ignore_errors)
+        monkeypatch.setattr("shutil.rmtree", rmtree)
+        copy_net(net, tmp_path / "undefended")  # where the first one has made room for its own
+
+    monkeypatch.setattr("shutil.rmtree", between)
+    copy_net(net, tmp_path / "undefended")
+    assert [path.name for path in tmp_path.iterdir()] == ["undefended"]
     assert read_card(tmp_path / "undefended") == read_card("digits/undefended")
 
 
