@@ -149,8 +149,9 @@ def _kind(attack: str) -> str:
 def best_named(evaluation: Evaluation, along: str) -> str:
     """The name of :func:`best`, and how many others leave as little that had an image to attack."""
     first = best(evaluation)
-    ties = sum(attack.mean == first.mean for attack in evaluation.attacks if attack.nb_attacked and attack is not first)
-    return named(first.name, evaluation, along) + (f", and {ties} more" if ties else "")
+    left = [attack.mean.value for attack in evaluation.attacks if attack.nb_attacked and attack.mean is not None]
+    ties = 0 if first.mean is None else left.count(first.mean.value) - 1
+    return named(first.name, evaluation, along) + (f", and {ties} more" if ties > 0 else "")
 
 
 def named(attack: str, evaluation: Evaluation, along: str) -> str:
@@ -180,8 +181,9 @@ def missing(evaluation: Evaluation) -> dict[str, str]:
 
 
 def best(evaluation: Evaluation) -> AttackResult:
-    """The attack that leaves least."""
-    return min(evaluation.attacks, key=lambda attack: 1.0 if attack.mean is None else attack.mean.value)
+    """The attack that leaves least, of those that had an image to attack."""
+    attacks = [attack for attack in evaluation.attacks if attack.nb_attacked] or evaluation.attacks
+    return min(attacks, key=lambda attack: 1.0 if attack.mean is None else attack.mean.value)
 
 
 def each_attack(system: str, evaluation: Evaluation, along: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from art_advtransform.counting import Interval
 from art_advtransform.pretrained import load_pretrained, read_card
 from art_advtransform.recipes import Net
 from art_advtransform.store import slug
@@ -108,6 +109,9 @@ def test_a_name_says_how_many_attacks_leave_as_little_and_what_gradient_they_fol
     assert run(drawing) == "2 PGD, Square"
     drawing = replace(drawing, attacks=idle)
     assert (best_named(drawing, IDENTITY), run(drawing)) == ("BPDA-I: PGD-20, EOT 4, and 1 more", "2 PGD")
+    # what others have left is not to its credit
+    least = replace(idle[2], mean=Interval(0.0, 0.0, 0.0))
+    assert best_named(replace(drawing, attacks=[*idle[:2], least]), IDENTITY) == "BPDA-I: PGD-20, EOT 4, and 1 more"
 
 
 def test_this_defence_meets_an_attack_of_more_draws_where_nets_without_g_meet_apgd() -> None:
