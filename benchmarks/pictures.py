@@ -67,7 +67,7 @@ def own(row: dict[str, Any]) -> bool:
 
 
 def ratio_figure(rows: Sequence[dict[str, Any]], by: str, ratio: str, told: str, path: Path) -> Path:
-    """A bar for each row, from the line at 1.
+    """A bar for each row, and a line at 1.
 
     Args:
         rows: as they are written; the paper's ratio is the column ``paper_<ratio>``.
